@@ -182,7 +182,7 @@ INSIDE = {
         "defences.record_clipping "
         "defences.private_training "
         "defences.bottleneck "
-        "reporting.pictures reporting.ranges "
+        "reporting.pictures reporting.ranges reporting.of_tokens "
         "reporting.records reporting.attempt reporting.doubts reporting.forms "
         "reporting.registered reporting.training reporting.inference reporting.knowing "
         "reporting.jobs reporting.trying reporting.measuring reporting.outcome reporting.tables "

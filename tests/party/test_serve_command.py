@@ -125,8 +125,9 @@ def test_who_asks_by_the_command_gets_the_tokens_of_the_model_in_the_order_of_it
     agreed, topology, weights = trained_in(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("jsplit.commands.stopping.signal.signal", lambda *_: None)
-    given = [[0, 1, 2], [3, 4], [5, 6, 0]]
-    Path("prompts.txt").write_text("0 1 2\n3 4\n5 6 0\n")
+    # The first is not as long as what was trained on.
+    given = [[3, 4], [0, 1, 2], [5, 6, 0]]
+    Path("prompts.txt").write_text("3 4\n0 1 2\n5 6 0\n")
     stop = threading.Event()
     server = threading.Thread(
         target=lambda: party.serve(

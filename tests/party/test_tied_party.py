@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jsplit
-from jsplit import party
+from jsplit import command, party
 from tests import tied
 from tests.party.federation import agreed_for, bits, checked, train_in_memory
 
@@ -63,6 +63,15 @@ def carried() -> Given:
     ).values()
     topology = jsplit.u_shaped(*made, loss=tied.loss, public=["places"])
     return Given(topology, batch | {"label": tokens[:, 0]})
+
+
+def test_what_crosses_is_shown_of_a_mask_no_cotangent(tmp_path, capsys):
+    file = party.write(tmp_path / "agreed.json", agreed_for(carried(), steps=3))
+    assert command.main(["show", str(file)]) == 0
+    said = capsys.readouterr().out
+    up = 'up to server: {"mask of tokens": "bool[batch,6]", "up": "float32[batch,6,4]"}'
+    assert f"activation {up}" in said
+    assert 'cotangent up to client: {"up": "float32[batch,6,4]"}' in said
 
 
 def test_what_is_carried_and_public_is_agreed_on_and_trains_as_in_one_process(tmp_path):

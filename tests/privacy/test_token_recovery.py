@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import jsplit
 from jsplit.privacy import Traffic, inverted_tokens, nearest_tokens
 
 WORDS, WIDTH, LENGTH = 60, 24, 8
@@ -28,7 +30,8 @@ def block(tokens):
 
 
 def seen_of(h):
-    return Traffic("server", np.zeros(len(h), int), received={"h": h})
+    count = len(jax.tree.leaves(h)[0])
+    return Traffic("server", np.zeros(count, int), received={"h": h})
 
 
 QUICK = {"vocabulary": WORDS, "steps": 150}
@@ -45,6 +48,19 @@ def test_an_embedding_is_read_by_its_nearest_row_whatever_its_scale():
     assert score.value == 1 and score.more["records read whole"] == 1
     assert score.control < score.chance + 0.05
     np.testing.assert_array_equal(found.reconstructed, PRIVATE)
+
+
+def test_of_an_activation_that_carries_a_mask_the_activation_is_read(inverted):
+    """As `around="carry"` sends it with the padding mask of a language model."""
+
+    def carrying(tokens):
+        return {"h": block(tokens), "mask of tokens": tokens > 0}
+
+    seen = seen_of({"h": 9 * TABLE[PRIVATE] + 5, "mask of tokens": PRIVATE > 0})
+    assert nearest_tokens(seen, PRIVATE, TABLE).score.value == 1
+    given = seen_of(carrying(PRIVATE)), PRIVATE, PUBLIC, carrying
+    found = inverted_tokens(*given, **QUICK)
+    np.testing.assert_array_equal(found.reconstructed, inverted.reconstructed)
 
 
 def test_noise_makes_some_tokens_unreadable_and_errors_are_by_record():
@@ -142,3 +158,57 @@ def test_what_does_not_fit_an_inverter_is_refused_by_its_name(change, says):
 def test_a_table_that_does_not_fit_is_refused_by_its_name(change, says):
     with pytest.raises(ValueError, match=says):
         nearest_tokens(**{"traffic": SEEN, "tokens": PRIVATE, "table": TABLE} | change)
+
+
+def language_model(p, tokens):
+    h = p["e"][tokens] + 0.1 * jnp.tanh(p["e"][tokens].mean(1, keepdims=True))
+    return jnp.tanh(jsplit.cut(h, "h") @ p["a"])
+
+
+def reported(**given):
+    def init(key, tokens):
+        return {"e": TABLE, "a": MIX[0]}
+
+    text = {"tokens": np.asarray(PRIVATE[:32])}
+    parts = jsplit.split(language_model, text, init=init, trainable=["a"])
+    topology = jsplit.vanilla(*parts.values(), loss=optax.squared_error)
+    text["label"] = np.zeros((32, LENGTH, WIDTH), "float32")
+    trainer = jsplit.fused(topology, optax.sgd(0.1))
+    public = {"tokens": np.asarray(PUBLIC), "label": np.zeros((300, LENGTH, WIDTH))}
+    tried = [a for a in jsplit.privacy.attempts() if a.tokens]
+    options = {"attacks": tried, "epochs": 1, "batch": 8, "watched": 1, "steps": 100}
+    given = {k: v for k, v in {"public": public, **given}.items() if v is not None}
+    return jsplit.privacy.report(trainer, text, **options | given)["none"]
+
+
+@pytest.mark.slow
+def test_a_report_recovers_tokens_by_a_public_table_and_by_public_text():
+    found = reported(tables={"tokens": TABLE})
+    scores = {f.score.attack: f.score for f in found.findings}
+    assert scores["nearest embedding"].value > 0.9
+    assert scores["token inverter"].value > 0.9
+    assert {s.adversary.party for s in scores.values()} == {"server"}
+    assert "recovery of tokens" not in {u.what for u in found.untested}
+
+
+@pytest.mark.slow
+def test_a_report_says_which_table_or_text_was_not_given():
+    found = reported(public=None)
+    assert not found.findings
+    why = {u.what: u.why for u in found.untested}
+    assert "(`tables`)" in why["nearest embedding"]
+    assert "(`public`)" in why["token inverter"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ({"token": TABLE}, "near it is tokens"),
+        ({"label": TABLE}, "does not hold tokens"),
+        ({"tokens": TABLE[0]}, r"\[vocabulary, width\]"),
+        (TABLE, "by field"),
+    ],
+)
+def test_a_table_of_a_report_that_does_not_fit_is_refused(tables, says):
+    with pytest.raises(ValueError, match=says):
+        reported(tables=tables)

@@ -309,3 +309,33 @@ def test_of_a_time_in_waves_is_carried_what_was_learned_and_not_the_time_scaled(
     alone = jsplit.split(net, x, t, cuts={"h": "stem"})
     with pytest.raises(ValueError, match='reads `t`.* `around="carry"` of `split`'):
         jsplit.vanilla(*alone.values(), loss=optax.squared_error)
+
+
+class Counted(nnx.Module):
+    """How many were above zero is counted behind the cut, and read anew or (`late`) as it was."""
+
+    def __init__(self, late):
+        self.stem, self.head = (nnx.Linear(4, 4, rngs=nnx.Rngs(i)) for i in (0, 1))
+        self.late, self.seen = late, nnx.BatchStat(jnp.ones(4))
+
+    def __call__(self, x):
+        above = x > 0
+        before, after = self.seen[...], self.seen[...] + above.sum(0)
+        self.seen[...] = after
+        return self.head(self.stem(x)) * (before if self.late else after)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_statistic_behind_the_cut_is_updated_of_what_is_carried(late):
+    """As the cache of a padding mask, of a model that decodes."""
+    value = np.linspace(-1, 1, 8, dtype="float32").reshape(2, 4)
+    parts = jsplit.split(Counted(late), value, cuts={"h": "stem"}, around="carry")
+    (carried,) = parts["h"].carried
+    assert carried.name == "mask of x"
+    joined = jsplit.join(parts)
+    params, state = joined.init(jax.random.key(0), value)
+    net = Counted(late)
+    for _ in "ab":
+        found, state = joined.apply(params, state, None, value)
+        np.testing.assert_allclose(found, net(value), rtol=1e-6)
+    np.testing.assert_array_equal(jax.tree.leaves(state)[0], net.seen[...])

@@ -205,3 +205,91 @@ def test_what_decodes_and_cannot_be_cut_is_refused_by_name():
         ValueError, match="`decoding` gives for batch 1 and length 4.*Type"
     ):
         down.cache.init(params, state, jnp.zeros((1, 4, WIDTH)))
+
+
+class Counting(nnx.Module):
+    """Each place sees how many real tokens came before, which are kept.
+
+    What is kept is read by what comes after it, or (`late`) by the next call alone.
+    """
+
+    def __init__(self, late, rngs):
+        self.mix, self.late = nnx.Linear(WIDTH, WIDTH, rngs=rngs), late
+        self.past, self.at = nnx.data(None), nnx.data(None)
+
+    def set_view(self, decode=None, batch_size=None, max_length=None, **rest):
+        if decode:
+            self.past = nnx.Cache(jnp.zeros((batch_size, max_length), bool))
+            self.at = nnx.Cache(jnp.int32(0))
+        return rest
+
+    def __call__(self, x, real):
+        count = jnp.cumsum(real, 1)
+        if self.at is not None:
+            at, past = self.at[...], self.past[...]
+            new = jax.lax.dynamic_update_slice_in_dim(past, real, at, 1)
+            self.past[...], self.at[...] = new, at + x.shape[1]
+            within = jnp.arange(new.shape[1]) < at
+            count += ((past if self.late else new) & within).sum(1, keepdims=True)
+        return x + jnp.tanh(self.mix(x)) * count[..., None]
+
+
+class Padded(nnx.Module):
+    def __init__(self, late, rngs):
+        self.embed = nnx.Embed(WORDS, WIDTH, rngs=rngs)
+        self.layers = nnx.List([Counting(late, rngs) for _ in range(3)])
+
+    def __call__(self, tokens):
+        h, real = self.embed(tokens), tokens > 0
+        for layer in self.layers:
+            h = layer(h, real)
+        return self.embed.attend(h)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [False, True])
+def test_a_mask_that_is_carried_is_kept_in_the_caches_behind_the_cut(late):
+    net = Padded(late, nnx.Rngs(0))
+
+    def decoding(batch, length):
+        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
+
+    cuts = {"up": "layers.0", "down": "layers.1"}
+    parts = jsplit.split(net, TOKENS, cuts=cuts, around="carry", decoding=decoding)
+    topology = jsplit.u_shaped(*parts.values(), loss=optax.squared_error)
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    state = trainer.init(0, {"tokens": TOKENS, "label": np.zeros((2, 5, WORDS), "f")})
+    with jsplit.session(trainer, state, batch=2, length=6) as session:
+        pieces = (TOKENS[:, :3], TOKENS[:, 3:4], TOKENS[:, 4:])
+        found = np.concatenate([session({"tokens": x}) for x in pieces], 1)
+    np.testing.assert_allclose(found, net(TOKENS), atol=1e-5)
+
+
+class Ignoring(Padded):
+    """It reads no mask where it decodes, since a session has no filler."""
+
+    def set_view(self, decode=None, **rest):
+        self.decode = bool(decode)
+        return rest
+
+    def __call__(self, tokens):
+        real = jnp.ones(tokens.shape, bool) if self.decode else tokens > 0
+        h = self.embed(tokens)
+        for layer in self.layers:
+            h = layer(h, real)
+        return self.embed.attend(h)
+
+
+@pytest.mark.slow
+def test_what_decodes_without_what_is_carried_is_refused_by_its_name():
+    net = Ignoring(False, nnx.Rngs(0))
+    net.decode = False
+
+    def decoding(batch, length):
+        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
+
+    cuts = {"up": "layers.0", "down": "layers.1"}
+    parts = jsplit.split(net, TOKENS, cuts=cuts, around="carry", decoding=decoding)
+    params, state = parts["up"].init(jax.random.key(0), TOKENS)
+    with pytest.raises(ValueError, match="carries `mask of tokens` with the cut `up`"):
+        parts["up"].cache.init(params, state, TOKENS)

@@ -7,8 +7,10 @@ import json
 
 from jsplit import party as parties
 from jsplit.commands.functions import load
+from jsplit.party.contract import schema
 from jsplit.party.contract.epochs import Epochs
 from jsplit.party.contract.ids_key import made
+from jsplit.training.walk import Wire
 
 
 def certs(options: argparse.Namespace) -> int:
@@ -45,7 +47,7 @@ def show(options: argparse.Namespace) -> int:
     agreed = parties.read(options.agreement)
     print(agreed.topology_of_strangers)
     for wire in agreed.wires:
-        value = json.dumps(agreed.values[wire.what])
+        value = json.dumps(_crossing(agreed, wire))
         # A value and its cotangent may have different links.
         there, back = agreed.link_names.get(wire.what, (None, None))
         link = there if wire.kind == "activation" else back
@@ -68,6 +70,15 @@ def show(options: argparse.Namespace) -> int:
     print(f"  {', '.join(listening)}, lead {agreed.lead}")
     print(f"  hash {agreed.hash}")
     return 0
+
+
+def _crossing(agreed: parties.Agreement, wire: Wire) -> schema.Words:
+    """Shapes in words of what crosses: of masks no cotangent, and nothing unread."""
+    small, large = (agreed.value(wire, n * agreed.batch) for n in (1, 2))
+    found = schema.write(small, large, agreed.batch, wire.what)
+    if isinstance(found, dict):
+        return {name: words for name, words in found.items() if words is not None}
+    return found
 
 
 def _show_epochs(epochs: Epochs) -> None:

@@ -94,6 +94,12 @@ class _Search:
             for v in atoms
             if v not in self.parts.after and v not in own
         }
+        # By statistic, what a call makes of it.
+        self.updates: dict[Var, Var] = {}
+        for v, source in trace.sources.items():
+            u = trace.new_state[source.leaf] if source.kind == SourceKind.STATE else v
+            if isinstance(u, Var) and u is not v:
+                self.updates[v] = first.get(u, u)
         self.needed = self._needed()
 
     def _after(self, first: dict[Var, Var], own: dict[Var, Var]) -> set[Var]:
@@ -120,13 +126,18 @@ class _Search:
         """The equations that the rest of the model needs, up to the cuts before it."""
         of, own = self.parts.of, self.parts.own
         wanted = {of(v) for v in self.ends()}
-        found: list[Equation] = []
-        for e in reversed(self.trace.flat.equations):
-            writes = {of(v) for v in e.writes} - own.keys() - self.stops
-            if writes & wanted:
-                found.append(e)
-                wanted.update(of(v) for v in e.reads)
-        return found[::-1]
+        while True:
+            found: list[Equation] = []
+            for e in reversed(self.trace.flat.equations):
+                writes = {of(v) for v in e.writes} - own.keys() - self.stops
+                if writes & wanted:
+                    found.append(e)
+                    wanted.update(of(v) for v in e.reads)
+            # Whoever reads a statistic updates it, as a cache of a mask.
+            updates = {u for v, u in self.updates.items() if v in wanted} - wanted
+            if not updates:
+                return found[::-1]
+            wanted |= updates
 
     def found(self) -> Around | None:
         parts, of = self.parts, self.parts.of
@@ -148,6 +159,9 @@ class _Search:
         for v in (of(v) for v in self.ends()):
             if v in known:
                 graph.sink(v)
+        for v, u in self.updates.items():
+            if v in known and u in known:
+                graph.with_side(u, v)
 
         parted = graph.cut()
         if parted is None:

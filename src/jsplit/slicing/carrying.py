@@ -24,7 +24,7 @@ from jsplit.slicing.said_values import said_value
 from jsplit.slicing.separators import labels as labels_of
 from jsplit.slicing.separators import names_of_values
 from jsplit.slicing.telling import telling
-from jsplit.slicing.trace import LEAF, SourceKind, Traced, Value
+from jsplit.slicing.trace import LEAF, Source, SourceKind, Traced, Value
 
 _TAG = "jsplit.carried"
 
@@ -195,9 +195,17 @@ def _rewritten(
         value = Value(jax.tree.structure(keyed), jax.tree.leaves(keyed))
     cuts = {n: renamed(x) if is_after(x) else x for n, x in trace.cuts.items()}
     outputs = {n: renamed(x) if is_after(x) else x for n, x in trace.outputs.items()}
+
+    def is_theirs(leaf: int, update: Atom) -> bool:
+        if not isinstance(update, Var):
+            return False
+        # A statistic of the other side, updated of what was carried (a cached mask).
+        own = trace.variables[Source(SourceKind.STATE, leaf)]
+        return found.of(update) in found.after or not found.beyond.isdisjoint(own)
+
     state = [
-        rewriter.after(v) if isinstance(v, Var) and found.of(v) in found.after else v
-        for v in trace.new_state
+        rewriter.after(v) if is_theirs(i, v) else v
+        for i, v in enumerate(trace.new_state)
     ]
     trace = trace._replace(
         flat=flat, cuts={**cuts, name: value}, outputs=outputs, new_state=state

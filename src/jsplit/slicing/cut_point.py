@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jsplit.core.carried import Carried
+from jsplit.core.tables import aligned, si
 
 
 class CutPoint(NamedTuple):
@@ -104,7 +105,7 @@ class Reasons(dict[str, str]):
 class CutPoints(list[CutPoint]):
     """The places where a model can be cut, from the input on; and why others are none.
 
-    Where there is no place, its text says why.
+    Printed it is a table; where there is no place, its text says why.
 
     Args:
         points: the places.
@@ -120,6 +121,9 @@ class CutPoints(list[CutPoint]):
         ([], True)
         >>> print(points.why["h"][:41])
         a skip connection goes around the cut `h`
+        >>> print(jsplit.cut_points(lambda x: jsplit.cut(jnp.sin(x), "h") + 1, jnp.ones((4, 3))))
+        place  shape  bytes an example  parameters before it  carrying
+        h      3                    12                     0
     """
 
     def __init__(self, points: Iterable[CutPoint], why: Callable[[], dict[str, str]]):
@@ -142,6 +146,28 @@ class CutPoints(list[CutPoint]):
             1
         """
         return Reasons(self._why())
+
+    def __str__(self) -> str:
+        if not self:
+            return repr(self)
+        head = (
+            "place",
+            "shape",
+            "bytes an example",
+            "parameters before it",
+            "carrying",
+        )
+        rows = [
+            (
+                p.name,
+                "x".join(map(str, p.shape)),
+                si(p.bytes_per_example),
+                si(p.params),
+                ", ".join(c.name for c in p.carried),
+            )
+            for p in self
+        ]
+        return "\n".join(aligned(head, rows, words=(0, 1, 4)))
 
     def __repr__(self) -> str:
         if self:

@@ -64,12 +64,29 @@ def with_decoders(
                 f"the model that `decoding` gives for batch {batch} and length {length} "
                 f"cannot be cut as the one that trains: {first_line(error)}"
             ) from error
+        for name, part in found.items():
+            _check_carried(name, parts[name], part)
         return {n: Sliced(part, kinds) for n, part in found.items()}
 
     def slice_of(name: str) -> Callable[[int, int], Sliced]:
         return lambda batch, length: cut(batch, length)[name]
 
     return {n: with_cache(part, slice_of(n)) for n, part in parts.items()}
+
+
+def _check_carried(name: str, trained: Segment, decoder: Segment) -> None:
+    """Refuse a model that decodes without what goes around a cut of the one that trains."""
+    wanted, got = ([c.name for c in part.carried] for part in (trained, decoder))
+    if wanted == got:
+        return
+    trains, decodes = (
+        ", ".join(f"`{n}`" for n in names) or "nothing" for names in (wanted, got)
+    )
+    raise ValueError(
+        f"the model that trains carries {trains} with the cut `{name}`, and the one that "
+        f"`decoding` gives {decodes}: let it read what goes around the cut as the other "
+        "does, as a padding mask, which each layer keeps in an nnx.Cache."
+    )
 
 
 def _batch_axes(caches: Nested, wider: Nested) -> Nested:

@@ -27,6 +27,7 @@ def first_state(
     party: str,
     name: str,
     batch: Mapping[str, PyTree],
+    positions: int | None = None,
 ) -> PartyState:
     """What `messages` would begin with, of this party alone.
 
@@ -36,6 +37,8 @@ def first_state(
         party: whose state it is, as the topology calls it.
         name: whose state it is, as the agreement calls it.
         batch: the party's fields, for shapes and dtypes alone.
+        positions: how many of a sequence `batch` has, where these are others than
+            agreed, as before a session; `None`: as agreed.
 
     Raises:
         ValueError: if a segment does not run on its inputs, gives other
@@ -43,6 +46,8 @@ def first_state(
     """
     size = agreed.batch // config.microbatches
     said = {n: shapes.read(x, size) for n, x in agreed.values.items()}
+    if positions is not None:
+        said = {n: _as_long(x, positions) for n, x in said.items()}
     values = said | {f: example(f, x, size) for f, x in batch.items()}
 
     def check(node: Node, value: PyTree) -> None:
@@ -68,6 +73,16 @@ def first_state(
     # Kept with the checkpoint of step 0, which is on disk before anybody is connected:
     # a process that comes after this one draws the same noise.
     return with_drawn_secrets(config, first)[party]
+
+
+def _as_long(value: PyTree, positions: int) -> PyTree:
+    """Shapes of a value of sequences, [batch, positions, ...], at another length."""
+
+    def one(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape = (*x.shape[:1], positions, *x.shape[2:])[: len(x.shape)]
+        return jax.ShapeDtypeStruct(shape, x.dtype)
+
+    return jax.tree.map(one, value)
 
 
 def _check_losses(

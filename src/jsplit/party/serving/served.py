@@ -15,6 +15,7 @@ from jsplit.core.checks import shown
 from jsplit.core.ids import Id, listed
 from jsplit.core.trees import as_arrays, batch_of
 from jsplit.party.base import Base
+from jsplit.party.compute.first_state import first_state
 from jsplit.party.compute.local import Local
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
@@ -86,6 +87,7 @@ class Brought:
         checkpoint: the folder where that is, instead.
         example: its fields, for their shapes, as a checkpoint is read.
         step: of the checkpoint; by default the newest.
+        sequence: whether `example` is of sequences, of any length.
 
     Attributes:
         state: what it has learned.
@@ -105,6 +107,8 @@ class Brought:
         checkpoint: str | os.PathLike[str] | None,
         example: Mapping[str, PyTree],
         step: int | None = None,
+        *,
+        sequence: bool = False,
     ):
         if step is not None and checkpoint is None:
             raise ValueError("`step` is of a `checkpoint`; a `state` is of one step.")
@@ -125,7 +129,11 @@ class Brought:
                     f"`checkpoint` needs a batch with `{lacking[0]}` beside, for its "
                     "shapes: `example=`, or `data=` of who serves."
                 )
-            like = local.init({f: example[f] for f in local.fields("predict")})
+            first = {f: example[f] for f in local.fields("predict")}
+            # A prompt is not as long as the sequences that were trained on.
+            long = _positions(first) if sequence else None
+            whose = agreed, local.config, local.party, local.name
+            like = first_state(*whose, first, long)
             # Of frozen parameters the folder has one base, and its steps what was trained.
             base = Base(local.layout, like)
             saved = SavedStates(checkpoint, party, agreed.schema, like, base)
@@ -158,6 +166,12 @@ class Brought:
                 sequence=sequence,
             )
         return self._parts[at]
+
+
+def _positions(fields: Mapping[str, PyTree]) -> int | None:
+    """How many positions the sequences of a batch have, [batch, positions, ...]."""
+    shapes = [np.shape(x) for x in jax.tree.leaves(dict(fields))]
+    return shapes[0][1] if shapes and len(shapes[0]) > 1 else None
 
 
 def _with_losses(agreed: Agreement, party: str, own: Own) -> Own:

@@ -58,6 +58,7 @@ def session(
         checkpoint: its folder, of which the newest is taken; instead of `state`.
         step: of `checkpoint`, which step is taken instead of the newest.
         example: one batch of its fields, for their shapes; needed with `checkpoint`.
+            With a `length` it may be of any length, a prompt.
         links: links by the names that the agreement gives them, beyond those that
             `jsplit.compress` makes.
         batch: how many sequences go side by side, by default 1; of records, how many go
@@ -98,7 +99,10 @@ def session(
         raise ValueError(f"`patience` must be positive seconds, got {shown(patience)}.")
     reach = Reach(None, addresses or {}, pulse=pulse, transport=transport)
     shapes = as_arrays(example or {})
-    brought = Brought(agreed, party, own, links, state, checkpoint, shapes, step)
+    brought = Brought(
+        *(agreed, party, own, links, state, checkpoint, shapes, step),
+        sequence=length is not None,
+    )
     given = reach.transport
     carrier = default_transport() if given is None else given
     elsewhere = dict(reach.addresses)

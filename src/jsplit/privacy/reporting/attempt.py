@@ -33,6 +33,7 @@ NEEDS = {
         "its form"
     ),
     "data_range": "the range of the field was not given (`ranges`)",
+    "table": "no public embedding of the field was given (`tables`)",
 }
 """By what an attack needs beside its view: why it was not tried where that is not there."""
 
@@ -59,6 +60,7 @@ class Given(NamedTuple):
         bottom: the form of the segment that makes the value, its parameters drawn anew.
         data_range: the smallest and largest value of the target, if they were given.
         steps: of optimisation, or `None`: as many as the attack takes by itself.
+        table: a public embedding of the target, [vocabulary, width], or `None`.
 
     Example:
         >>> import jax, numpy as np
@@ -81,6 +83,7 @@ class Given(NamedTuple):
     bottom: Segment | None = None
     data_range: tuple[float, float] | None = None
     steps: int | None = None
+    table: np.ndarray | None = None
 
     @property
     def effort(self) -> dict[str, int]:
@@ -118,17 +121,18 @@ class Attempt:
     Attributes:
         name: of the attack.
         threat: what it is of, as `View.can` names it: "labels" (it aims at labels that
-            the party does not hold), "inversion" (at floating fields of others).
+            the party does not hold), "inversion" (at fields of others).
         run: `run(view, traffic, given)` gives a `Score`, or a pair of it and what
             each record was taken for, [records, ...], or a record with both as `score`
             and `reconstructed`. A `ValueError` says why it cannot be tried here.
         reads: "cotangents" that came to the party in steps; or, after training,
             "activations" that it sent or got, or those that it "received".
         needs: what must have been given: "public", "known", "head", "bottom",
-            "data_range".
+            "data_range", "table".
         binary: whether it is of two classes alone.
         steps: of optimisation that it takes by itself; 0: it has none, or nobody has said.
             A report that gives it fewer says that it may not have converged.
+        tokens: whether it aims at tokens alone, integers [records, positions].
 
     Raises:
         ValueError: if threat, `reads` or `needs` are unknown.
@@ -151,6 +155,7 @@ class Attempt:
     needs: tuple[str, ...] = ()
     binary: bool = False
     steps: int = 0
+    tokens: bool = False
 
     def __post_init__(self) -> None:
         # Of the others nothing that a recorded training holds can be scored.

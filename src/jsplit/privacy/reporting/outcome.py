@@ -18,6 +18,7 @@ from jsplit.privacy.reporting.attempt import Attempt
 from jsplit.privacy.reporting.inference import decoded, inference_traffic
 from jsplit.privacy.reporting.jobs import Job, Sight
 from jsplit.privacy.reporting.measuring import exposures
+from jsplit.privacy.reporting.of_tokens import are_tokens
 from jsplit.privacy.reporting.records import Outcome, Untested
 from jsplit.privacy.reporting.registered import attempts
 from jsplit.privacy.reporting.training import (
@@ -48,6 +49,7 @@ class Setting:
         public: public records, or `None`.
         known: whose labels are known.
         ranges: by field, the smallest and largest value.
+        tables: by field, a public embedding of its tokens.
         epochs: passes over the records.
         batch: records in a step.
         watched: steps in a window.
@@ -65,6 +67,7 @@ class Setting:
     public: Arrays | None
     known: int | np.ndarray | None
     ranges: Mapping[str, tuple[float, float]]
+    tables: Mapping[str, np.ndarray]
     epochs: int
     batch: int
     watched: int
@@ -116,7 +119,8 @@ def outcome(
     asked = _asked(trainer, run.state, topology, setting, untested)
     trying = Trying(
         *(topology, setting.train, setting.known, setting.public, asked),
-        *(setting.ranges, setting.pictures, setting.steps, setting.key),
+        *(setting.ranges, setting.tables, setting.pictures, setting.steps),
+        setting.key,
     )
     jobs: list[Job] = []
     for view in (views[p] for p in views):
@@ -230,21 +234,11 @@ def _never(setting: Setting, topology: Topology) -> Iterator[Untested]:
         *("simulation of a watched bottom (SDAR)", "", ""),
         "it trains a bottom of its own beside yours; jsplit.privacy.sdar does it",
     )
-    yield Untested("recovery of tokens", "", "", _tokens(topology, setting.train))
-
-
-def _tokens(topology: Topology, data: Arrays) -> str:
-    """Why no tokens were recovered."""
     labels = {i for loss in topology.losses for i in loss.reads}
-    found = []
-    for f in topology.fields:
-        leaves = jax.tree.leaves(data[f])
-        whole = all(np.asarray(x).dtype.kind in "iu" for x in leaves)
-        if leaves and whole and f not in labels:
-            found.append(f"`{f}`")
-    if not found:
-        return "no field of these records holds integers but labels, so there are none"
-    return (
-        f"{', '.join(found)}: integers, and no attack here recovers tokens; "
-        "jsplit.privacy.nearest_tokens and inverted_tokens do"
-    )
+    fields = [f for f in topology.fields if f not in labels]
+    if not any(are_tokens(setting.train[f]) for f in fields):
+        yield Untested(
+            *("recovery of tokens", "", ""),
+            "no field of these records but labels holds integers [records, positions], "
+            "so there are none",
+        )

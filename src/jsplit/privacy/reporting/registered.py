@@ -11,6 +11,8 @@ import numpy as np
 from jsplit.core.base import Segment
 from jsplit.privacy.attacks.inputs.decoder import decoder_attack
 from jsplit.privacy.attacks.inputs.inversion import Inversion
+from jsplit.privacy.attacks.inputs.inverter import inverted_tokens
+from jsplit.privacy.attacks.inputs.nearest import nearest_tokens
 from jsplit.privacy.attacks.inputs.unsplit import unsplit_inversion
 from jsplit.privacy.attacks.labels.clusters import direction_clusters
 from jsplit.privacy.attacks.labels.completion import model_completion
@@ -56,6 +58,15 @@ def attempts() -> tuple[Attempt, ...]:
         Attempt(
             *("UnSplit", "inversion", _unsplit, "received", ("bottom", "data_range")),
             steps=_own_steps(unsplit_inversion),
+        ),
+        Attempt(
+            *("nearest embedding", "inversion", _nearest, "received", ("table",)),
+            tokens=True,
+        ),
+        Attempt(
+            *("token inverter", "inversion", _inverter, "received", ("public",)),
+            steps=_own_steps(inverted_tokens),
+            tokens=True,
         ),
     )
 
@@ -125,6 +136,21 @@ def _unsplit(view: View, traffic: Traffic, given: Given) -> Inversion:
         key=given.key,
         **options,
     )
+
+
+def _nearest(view: View, traffic: Traffic, given: Given) -> Inversion:
+    table = cast(np.ndarray, given.table)
+    options = {name: getattr(given, name) for name in ("value", "target", "key")}
+    return nearest_tokens(traffic, given.truth, table, **options)
+
+
+def _inverter(view: View, traffic: Traffic, given: Given) -> Inversion:
+    public = cast(np.ndarray, given.public)
+    options = {name: getattr(given, name) for name in ("value", "target", "key")}
+    # How many tokens there are is known of a model that is public.
+    vocabulary = int(max(given.truth.max(), public.max())) + 1
+    options |= {"vocabulary": vocabulary, **given.effort}
+    return inverted_tokens(traffic, given.truth, public, given.asked, **options)
 
 
 def _completion(view: View, traffic: Traffic, given: Given) -> Score:

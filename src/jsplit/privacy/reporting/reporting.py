@@ -20,6 +20,7 @@ from jsplit.privacy.reporting.knowing import (
     classes_in,
     known_places,
 )
+from jsplit.privacy.reporting.of_tokens import checked_tables
 from jsplit.privacy.reporting.outcome import Setting, outcome
 from jsplit.privacy.reporting.ranges import checked_ranges, near
 from jsplit.privacy.reporting.records import Outcome
@@ -41,6 +42,7 @@ def report(
     public: Fields | None = None,
     known: Known = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    tables: Mapping[str, PyTree] | None = None,
     attacks: Sequence[Attempt] | None = None,
     defences: Mapping[str, Trainer] | None = None,
     states: Mapping[str, TrainState] | None = None,
@@ -77,6 +79,7 @@ def report(
             their places in `data`, or booleans. By default nobody's, and attacks that
             need some are listed as not tested. More than there are is refused.
         ranges: by field, its smallest and largest value, for attacks that use them.
+        tables: by field of tokens, a public embedding of them, [vocabulary, width].
         attacks: what is tried; by default `attempts()`.
         defences: by name, other trainers that stand beside.
         states: by defence, or `"none"`, the state of a training that is over: that
@@ -146,6 +149,7 @@ def report(
         _public(public, data),
         where,
         told,
+        checked_tables(tables, data),
         epochs,
         min(batch, len(kept)),
         watched,

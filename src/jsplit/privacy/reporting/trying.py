@@ -22,6 +22,7 @@ from jsplit.privacy.reporting.doubts import doubt_of
 from jsplit.privacy.reporting.forms import bottom_of, head_of
 from jsplit.privacy.reporting.jobs import Job, Sight, lacks, reads, targets
 from jsplit.privacy.reporting.knowing import class_numbers, classes_in, known_rows
+from jsplit.privacy.reporting.of_tokens import are_tokens
 from jsplit.privacy.reporting.pictures import worst
 from jsplit.privacy.reporting.records import Finding, Untested
 from jsplit.privacy.reporting.training import Arrays
@@ -43,6 +44,7 @@ class Trying:
         public: public records, by field.
         asked: by value and receiver, that of public records; empty without.
         ranges: by field, the smallest and largest value.
+        tables: by field, a public embedding of its tokens.
         pictures: how many reconstructions are kept as pictures.
         steps: of optimisation for each attack, or `None`.
         key: what all draw from.
@@ -56,6 +58,7 @@ class Trying:
     public: Arrays | None
     asked: Mapping[tuple[str, str], PyTree]
     ranges: Mapping[str, tuple[float, float]]
+    tables: Mapping[str, np.ndarray]
     pictures: int
     steps: int | None
     key: jax.Array
@@ -79,6 +82,8 @@ class Trying:
         """
         for seen, value in reads(attempt, view, sight.traffic):
             for target in targets(attempt.threat, view, seen):
+                if attempt.tokens and not are_tokens(self.data[target]):
+                    continue
                 job = Job(attempt, view, sight, seen, value, target)
                 if why := lacks(attempt, self._given(job)):
                     self._skip(job, why)
@@ -153,6 +158,7 @@ class Trying:
             None if labels else bottom_of(self.topology, seen.name, target),
             self.ranges.get(target),
             self.steps,
+            self.tables.get(target),
         )
 
 

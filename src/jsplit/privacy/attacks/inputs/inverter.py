@@ -19,9 +19,13 @@ from jsplit.privacy.attacks.inputs.fitting import Fit, classed, fitted, outputs
 from jsplit.privacy.attacks.inputs.inversion import Inversion
 from jsplit.privacy.attacks.inputs.networks import checked, dense
 from jsplit.privacy.attacks.inputs.seen import Known, Query, known_of
-from jsplit.privacy.attacks.inputs.tokens import came_of, integers, recovered
+from jsplit.privacy.attacks.inputs.tokens import (
+    by_position,
+    came_of,
+    integers,
+    recovered,
+)
 from jsplit.privacy.attacks.rates import check_rates
-from jsplit.privacy.measures.records import array_of
 from jsplit.privacy.scores import Adversary, Budget
 from jsplit.privacy.traffic import Traffic
 
@@ -138,7 +142,7 @@ def _public(public: PyTree, true: np.ndarray, vocabulary: int) -> np.ndarray:
 def _pairs(query: Query, text: np.ndarray, came: jax.Array) -> Known:
     """Activations of public tokens, one by one, with those that came."""
     asked = query(jnp.asarray(np.maximum(text, 0))) if callable(query) else query
-    answers, width = array_of("query", asked), came.shape[2]
+    answers, width = by_position("query", asked), came.shape[2]
     if answers.shape != (*text.shape, width):
         raise ValueError(
             f"`query` must give activations {(*text.shape, width)} of `public`, got "

@@ -6,13 +6,16 @@ Tokens of one record are not independent, so that records are what an interval r
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import shown
+from jsplit.privacy.attacks.attack import pick
 from jsplit.privacy.attacks.inputs.inversion import Inversion
-from jsplit.privacy.attacks.inputs.seen import received
+from jsplit.privacy.attacks.inputs.seen import laid_out, received
 from jsplit.privacy.measures.bootstrap import interval
+from jsplit.privacy.measures.records import array_of
 from jsplit.privacy.scores import Adversary, Budget, Score
 from jsplit.privacy.traffic import Traffic
 
@@ -29,11 +32,34 @@ def integers(name: str, given: PyTree) -> np.ndarray:
     return found.astype(np.int64)
 
 
+def by_position(name: str, value: PyTree) -> jax.Array:
+    """A value as one array, [records, positions, width].
+
+    Args:
+        name: of the value, for the error.
+        value: that array; or a pytree, as where a mask is carried with it, of which the
+            floating arrays that are of positions lie side by side.
+
+    Returns:
+        float32 [records, positions, width], or of another shape if it is none such.
+    """
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(value)]
+    floating = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    wide = [x for x in floating if x.ndim == 3]
+    if len(leaves) == 1 or len({x.shape[:2] for x in wide}) != 1:
+        return laid_out(name, value, len(leaves[0]))
+    return jnp.concatenate([array_of(name, x) for x in wide], -1)
+
+
 def came_of(
     traffic: Traffic, tokens: PyTree, value: str | None
 ) -> tuple[jax.Array, np.ndarray]:
     """Activations by position, and the truth."""
-    came, true = received(traffic, value), integers("tokens", tokens)
+    received(traffic, value)  # Which refuses what is of no use.
+    party = shown(traffic.party)
+    name = pick(traffic.received, value, f"activations that came to {party}")
+    came = by_position(name, traffic.received[name])
+    true = integers("tokens", tokens)
     if came.ndim != 3 or came.shape[:2] != true.shape:
         raise ValueError(
             f"`tokens` must be of the activations that came, {came.shape}, which must "
