@@ -136,7 +136,7 @@ def check_apart(
 def check_mapped(
     segment: Segment,
     one: Callable[..., PyTree],
-    given: Sequence[PyTree],
+    parts: Sequence[PyTree],
     *,
     said: bool,
 ) -> None:
@@ -148,13 +148,16 @@ def check_mapped(
     Args:
         segment: of which `one` is a record's.
         one: `one(weights, rest, shared, row)`, of one record.
-        given: shapes of these four, of one record.
+        parts: these four, of all records.
         said: whether the user has named the inputs that have records; then a callback
             that is called for one record at a time is not refused.
 
     Raises:
         ValueError: naming the primitive.
     """
+
+    *rest, rows = abstract(tuple(parts))
+    row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows)
 
     def pulled(*given: PyTree) -> PyTree:
         def fn(parts: Sequence[PyTree]) -> PyTree:
@@ -164,7 +167,7 @@ def check_mapped(
         return pull(value)
 
     for program, where in ((one, "it"), (pulled, "its pullback")):
-        for eqn in _nested(jax.make_jaxpr(program)(*given).jaxpr):
+        for eqn in _nested(jax.make_jaxpr(program)(*rest, row).jaxpr):
             if _is_own(eqn, said=said):
                 raise ValueError(
                     f"`private` of `{segment.name or 'a segment'}`: "

@@ -162,10 +162,9 @@ def private(
             value, _ = segment.apply(given, state, key, *batch, train=True)
             return jax.tree.map(lambda x: x[0], value)
 
-        row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows)
-        shapes = (*abstract((trained, params, shared)), row)
-        check_mapped(segment, one, shapes, said=told is not None)
-        return clipped(one, grid)(trained, params, shared, rows), state
+        parts = trained, params, shared, rows
+        check_mapped(segment, one, parts, said=told is not None)
+        return clipped(one, grid)(*parts), state
 
     mechanism = None
     if isfinite(clip):

@@ -16,7 +16,7 @@ from jsplit.costing.count_step import cost
 from jsplit.privacy.attacks.attack import seed_of
 from jsplit.privacy.reporting.attempt import Attempt
 from jsplit.privacy.reporting.inference import decoded, inference_traffic
-from jsplit.privacy.reporting.jobs import Job, Sight, unread
+from jsplit.privacy.reporting.jobs import Job, Sight
 from jsplit.privacy.reporting.measuring import exposures
 from jsplit.privacy.reporting.records import Outcome, Untested
 from jsplit.privacy.reporting.registered import attempts
@@ -124,10 +124,7 @@ def outcome(
         seen = inference_traffic(view, values, setting.train, rows)
         after = [Sight("after training", seen, rows)]
         during = [*_sights(view.party, run, topology, setting)] if there else []
-        for threat in sorted(there):
-            for s in unread(threat, view, setting.attempts):
-                why = f"no attack of this kind reads a {s.kind} here"
-                trying.skip(threat, view.party, s.name, why)
+        trying.skip_unread(there, view, setting.attempts)
         for attempt in (a for a in setting.attempts if a.threat in there):
             for sight in during if attempt.reads == "cotangents" else after:
                 jobs += trying.jobs(attempt, view, sight)

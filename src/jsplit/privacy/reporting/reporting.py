@@ -128,9 +128,7 @@ def report(
     )
     key = jax.random.key(key) if isinstance(key, int) else key
     where = known_places(known, count)
-    if test is not None:
-        test = as_arrays(test)
-        _check_shapes("test", test, data)
+    test = test and _checked(as_arrays(test), "test", data)
     kept = np.arange(count)
     if test is None:
         kept, aside = _apart(count, key)
@@ -262,12 +260,11 @@ def _public(given: Fields | None, data: Fields) -> dict[str, PyTree] | None:
                 f"`public` lacks {', '.join(lacking)} and has {shown(name)}, which is no "
                 f"field of `data`; {near(name, [*data])}."
             )
-    _check_shapes("public", found, data)
-    return found
+    return _checked(found, "public", data)
 
 
-def _check_shapes(what: str, given: Fields, data: Fields) -> None:
-    """Refuse records of other shapes than those of `data`, before hours of training."""
+def _checked(given: Fields, what: str, data: Fields) -> dict[str, PyTree]:
+    """Records whose shapes are those of `data`: it is known before hours of training."""
     for name in (f for f in given if f in data):
         one, other = (
             [np.shape(x)[1:] for x in jax.tree.leaves(of[name])] for of in (given, data)
@@ -277,6 +274,7 @@ def _check_shapes(what: str, given: Fields, data: Fields) -> None:
                 f"`{what}` must hold `{name}` in the shapes that `data` has, "
                 f"{shown(other)} a record, got {shown(one)}."
             )
+    return dict(given)
 
 
 def _on_host(data: Fields) -> dict[str, PyTree]:

@@ -233,6 +233,12 @@ def hidden_in(
     return [f for f in found if attack == "membership" or f not in view.labels]
 
 
+def gets_inputs(view: View) -> bool:
+    """Whether an activation that a party gets depends on inputs of others."""
+    got = [s for s in view.receives if s.kind == "activation"]
+    return any(hidden_in(view, s, "inversion") for s in got)
+
+
 def _tells(view: View, seen: Seen, attack: str) -> str:
     """What a message tells of, in words; empty if there is nothing for the attack."""
     whose = f"the {seen.kind} of `{seen.name}` depends on "

@@ -40,7 +40,7 @@ from jsplit.privacy.attacks.inputs.watched import Watched, came_in, noise_like
 from jsplit.privacy.measures.images import within
 from jsplit.privacy.measures.rates import balanced_accuracy
 from jsplit.privacy.scores import Adversary, Budget, Score
-from jsplit.privacy.viewing.view import View, hidden_in
+from jsplit.privacy.viewing.view import View, gets_inputs
 
 SOURCE = "Zhu et al., Passive inference attacks on split learning, 2025"
 
@@ -150,8 +150,7 @@ def sdar(
         >>> found.inversion.score.budget.steps
         2
     """
-    got = [s for s in view.receives if s.kind == "activation"] if view else []
-    if view is not None and not any(hidden_in(view, s, "inversion") for s in got):
+    if view is not None and not gets_inputs(view):
         raise ValueError(
             f"`view` of {shown(view.party)} has nothing to invert: no activation that it "
             "gets depends on inputs of others."
