@@ -137,8 +137,7 @@ def check_mapped(
     segment: Segment,
     one: Callable[..., PyTree],
     parts: Sequence[PyTree],
-    *,
-    said: bool,
+    records: tuple[str, ...] | None,
 ) -> None:
     """Refuse what says itself how it is mapped over records, also in its pullback.
 
@@ -149,8 +148,8 @@ def check_mapped(
         segment: of which `one` is a record's.
         one: `one(weights, rest, shared, row)`, of one record.
         parts: these four, of all records.
-        said: whether the user has named the inputs that have records; then a callback
-            that is called for one record at a time is not refused.
+        records: as `checked_records` gives them; where the user has named some, a
+            callback that is called for one record at a time is not refused.
 
     Raises:
         ValueError: naming the primitive.
@@ -168,7 +167,7 @@ def check_mapped(
 
     for program, where in ((one, "it"), (pulled, "its pullback")):
         for eqn in _nested(jax.make_jaxpr(program)(*rest, row).jaxpr):
-            if _is_own(eqn, said=said):
+            if _is_own(eqn, said=records is not None):
                 raise ValueError(
                     f"`private` of `{segment.name or 'a segment'}`: "
                     f"`{eqn.primitive.name}` in {where} may read several records at once "

@@ -162,9 +162,8 @@ def private(
             value, _ = segment.apply(given, state, key, *batch, train=True)
             return jax.tree.map(lambda x: x[0], value)
 
-        parts = trained, params, shared, rows
-        check_mapped(segment, one, parts, said=told is not None)
-        return clipped(one, grid)(*parts), state
+        check_mapped(segment, one, (trained, params, shared, rows), told)
+        return clipped(one, grid)(trained, params, shared, rows), state
 
     mechanism = None
     if isfinite(clip):
