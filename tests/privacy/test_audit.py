@@ -170,6 +170,7 @@ def test_more_tried_numbers_of_guesses_are_paid_for():
         ({"confidence": 1.0}, r"`confidence` must lie in \(0, 1\)"),
         ({"method": "x"}, '`method` must be "one run" or "runs"'),
         ({"guesses": 5}, "`guesses` is 5, but there are only 4 canaries"),
+        ({"guesses": []}, "`guesses` must be at least one number, got none"),
         ({"method": "runs", "inside": [1.0]}, "must have at least 2 scores each"),
     ],
 )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.custom_batching import custom_vmap
 
 import jsplit
 from jsplit.privacy import private
@@ -90,6 +91,73 @@ def test_a_segment_that_mixes_records_is_refused_and_one_of_records_is_not():
     whole = segment(rotated, "x")
     for a, b in zip(gradients(plain(whole), X), gradients(whole, X), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@custom_vmap
+def summed(x):
+    """Alone it is what it is given; mapped it is the sum over what it is mapped over."""
+    return x
+
+
+@summed.def_vmap
+def _(size, batched, x):
+    return jnp.broadcast_to(x.sum(0), x.shape), True
+
+
+def called(host, method):
+    return lambda x: jax.pure_callback(
+        lambda x: host(np.asarray(x)),
+        *(jax.ShapeDtypeStruct(x.shape, x.dtype), x),
+        vmap_method=method,
+    )
+
+
+OVER_ALL = called(lambda x: np.broadcast_to(x.sum(0), x.shape), "broadcast_all")
+
+
+def pulled_back(by):
+    """The identity, with a pullback of one's own."""
+    own = jax.custom_vjp(lambda x: x)
+    own.defvjp(lambda x: (x, None), lambda _, g: (by(g),))
+    return own
+
+
+@pytest.mark.parametrize("records", [None, ["x"]])
+@pytest.mark.parametrize("by", [summed, OVER_ALL])
+def test_a_pullback_that_mixes_records_when_it_is_mapped_is_refused(by, records):
+    # One record would change the clipped gradients of all others.
+    own = pulled_back(by)
+    evil = segment(lambda w, x: own(x @ w), "x")
+    noisy = private(evil, clip=1.0, scale=1.0, per=1.0, records=records)
+    for made in (noisy, plain(evil, records=records)):
+        with pytest.raises(
+            ValueError, match="in its pullback may read several records"
+        ):
+            gradients(made, X)
+    # In inference nothing is pulled back.
+    made.apply(W, {}, None, X, train=False)
+
+
+def test_what_is_mapped_in_its_own_way_is_refused_also_if_records_are_named():
+    forward = segment(lambda w, x: summed(x @ w), "x")
+    with pytest.raises(ValueError, match="`custom_vmap_call` in it may read"):
+        plain(forward, records=["x"]).apply(W, {}, None, X)
+
+
+def test_a_pullback_of_one_record_at_a_time_is_mapped():
+    halved = pulled_back(lambda g: g / 2)
+    host = pulled_back(called(lambda g: g / 2, "sequential"))
+    for own, records in ((halved, None), (halved, ["x"]), (host, ["x"])):
+        whole = segment(lambda w, x, own=own: own(x @ w), "x")
+        for a, b in zip(
+            gradients(plain(whole, records=records), X),
+            gradients(whole, X),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
+    # A function of the host may remember others, so the user must say that it does not.
+    with pytest.raises(ValueError, match="`pure_callback` in its pullback"):
+        gradients(plain(segment(lambda w, x: host(x @ w), "x")), X)
 
 
 def test_records_must_name_inputs():

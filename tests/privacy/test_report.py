@@ -408,6 +408,25 @@ def test_where_the_topology_rules_a_threat_out_nothing_is_run():
     assert [f.score.adversary.party for f in outcome.findings] == ["server"]
 
 
+def test_what_tells_of_others_and_no_attack_reads_is_said_to_be_untested():
+    problem = make_problem("vertical", "mlp", "nnx")
+    data = {
+        f: np.concatenate([np.asarray(x)] * 4)[:32] for f, x in problem.batch.items()
+    }
+    once = optax.chain(jsplit.clip_by_global_norm(1.0), optax.sgd(0.1))
+    trainer = jsplit.fused(problem.topology, once)
+    tried = [Attempt("look", "inversion", lambda *_: 1 / 0), NORM]
+    with pytest.warns(match="broke"):
+        outcome = report(trainer, data, attacks=tried, epochs=1, batch=16)["none"]
+    found = {(u.what, u.party, u.cut): u.why for u in outcome.untested if not u.proven}
+    # The other clinic's field is in the cotangent of one's own activation.
+    why = "no attack of this kind reads a cotangent here"
+    assert found["inversion", "lab", "left"] == why
+    why = why.replace("cotangent", "scalar")
+    assert found["labels", "lab", "squared norms"] == why
+    assert not any(u.what == "inversion" for u in outcome.untested if u.proven)
+
+
 def test_an_attack_that_breaks_is_said_and_the_others_run():
     def breaks(view, traffic, given):
         return {}["secret 17.25"]
@@ -500,6 +519,7 @@ def test_every_cut_and_party_with_a_threat_is_attacked(kind):
         ({"defences": {"x": None}}, r"`defences\['x'\]` must be a trainer"),
         ({"states": {"nopeek": None}}, "`states` must be of none, got 'nopeek'"),
         ({"test": {"image": np.ones((4, 3, 3))}}, "`test` must have every field"),
+        ({"test": {**data_of(), "image": np.ones((64, 2))}}, "`test` must hold `ima"),
         ({"public": {"image": np.ones((4, 2))}}, "`public` must hold `image` in the"),
         ({"epochs": 0}, "`epochs` must be a positive integer"),
         ({"pictures": -1}, "`pictures` must be 0 or more"),
@@ -519,6 +539,7 @@ def test_public_records_that_are_of_another_kind_leave_a_doubt():
     assert unlike(None, private) == unlike(np.ones((4, 5)), np.ones((9, 5))) == ""
     assert "in other units" in unlike(public / 255, private)
     assert "in other units" in unlike(public * 1e6, private)
+    assert unlike(public * 1e30, private * 1e30) == ""  # and no overflow is warned of
     same = np.broadcast_to(private.mean(0), public.shape)
     assert "do not vary" in unlike(same, private)
     data, other = data_of(), data_of()

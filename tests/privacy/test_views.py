@@ -65,8 +65,8 @@ EXPECTED = {
             ),
         },
         {
-            "lab": "labels membership",
-            "clinic": "labels membership",
+            "lab": "inversion labels membership",
+            "clinic": "inversion labels membership",
             "server": "inversion hijacking membership",
         },
     ),
@@ -83,8 +83,8 @@ EXPECTED = {
             "server": ("label", "middle", "dmiddle"),
         },
         {
-            "lab": "labels membership",
-            "clinic": "labels membership",
+            "lab": "inversion labels membership",
+            "clinic": "inversion labels membership",
             "intermediary": "inversion hijacking labels membership",
             "server": "inversion hijacking membership",
         },
@@ -115,10 +115,10 @@ EXPECTED = {
             ),
         },
         {
-            "lab": "labels membership",
-            "clinic": "labels membership",
-            "heart": "inversion hijacking membership",
-            "lung": "inversion hijacking membership",
+            "lab": "inversion labels membership",
+            "clinic": "inversion labels membership",
+            "heart": "inversion hijacking labels membership",
+            "lung": "inversion hijacking labels membership",
         },
     ),
     "multihop": (
@@ -163,6 +163,62 @@ def test_a_party_holds_gets_and_sends_what_is_written_by_hand(
         assert " ".join(k for k in kinds if view.can(k)) == attacks[party]
     # Learned layers: no message is claimed to be a field.
     assert not any(m.gives for m in found.messages)
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        {"optimizer": optax.chain(jsplit.clip_by_global_norm(1.0), optax.sgd(0.1))},
+        {"optimizer": jsplit.with_loss(optax.sgd(0.1))},
+        {"nonfinite": "skip"},
+    ],
+)
+@pytest.mark.parametrize("looked_into", [True, False])
+def test_a_number_that_goes_round_rules_out_that_nothing_depends_on_labels(
+    asks, looked_into
+):
+    # No cotangent comes to the client, whose bottom has a loss of its own.
+    topology = jsplit.Topology(
+        [
+            jsplit.Node("h", dense(), "client", ["x"]),
+            jsplit.Node("logits", dense(), "server", ["h"], detached=["h"]),
+            jsplit.Loss("loss", entropy, "server", ["logits", "label"]),
+            jsplit.Loss("own", lambda h: (h**2).sum(-1), "client", ["h"]),
+        ],
+        holds={"client": ["x"], "server": ["label"]},
+    )
+    batch = shapes(topology, "label") if looked_into else None
+    quiet = views(topology, batch)["client"]
+    assert not quiet.can("labels") and not quiet.can("membership")
+    told = views(topology, batch, **asks)["client"]
+    assert "the scalar of" in told.can("labels").why
+    assert told.can("membership") and not told.can("hijacking")
+    assert not told.can("inversion")  # its own are the only inputs
+
+
+@pytest.mark.parametrize("looked_into", [True, False])
+def test_parameters_tell_of_what_they_are_trained_on_also_by_way_of_others(looked_into):
+    # The first bottom learns from a head that is trained on a label of somebody else.
+    topology = jsplit.Topology(
+        [
+            jsplit.Node("h", dense(), "lab", ["x"]),
+            jsplit.Node("head", dense(), "clinic", ["h"], detached=["h"]),
+            jsplit.Loss("one", entropy, "clinic", ["head", "label"]),
+            jsplit.Node("out", dense(), "server", ["h"]),
+            jsplit.Loss("two", lambda o, c: (o - c) ** 2, "server", ["out", "head"]),
+            jsplit.Node("far", dense(), "reader", ["h"], detached=["h"]),
+            jsplit.Loss("three", entropy, "reader", ["far", "grade"]),
+        ],
+        holds={"lab": ["x"], "clinic": ["label"], "reader": ["grade"]},
+    )
+    batch = shapes(topology, "label", "grade") if looked_into else None
+    found = views(topology, batch)
+    seen = next(s for s in found["reader"].receives if s.kind == "activation")
+    assert seen.fields == ("x",) and seen.taught == ("x", "label")
+    why = found["reader"].can("labels").why
+    assert why == "the activation of `h` depends on parameters trained on `label`"
+    assert "grade" not in found["clinic"].can("labels").why
+    assert all("grade" not in s.taught for s in found.messages)
 
 
 @pytest.mark.parametrize("configuration", ["vanilla", "vertical"])

@@ -6,13 +6,15 @@ would be given a row of it. No length can tell: the program is followed instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
+from jax.extend.core import Jaxpr, JaxprEqn
 
 from jsplit.core.base import Params, PyTree, Segment, State
 from jsplit.core.checks import names_of, one_of
-from jsplit.core.trees import abstract
+from jsplit.core.trees import abstract, combine, inexact_part
+from jsplit.jaxprs.flat import bodies
 from jsplit.privacy.guarantees.apart import Mixed, follow
 from jsplit.privacy.guarantees.axis_rules import Rows
 
@@ -129,6 +131,65 @@ def check_apart(
         if len(inputs) > 1 and not doubt([j != i for j in range(len(inputs))])
     ]
     raise ValueError(_said(segment, found, why))
+
+
+def check_mapped(
+    segment: Segment,
+    one: Callable[..., PyTree],
+    parts: Sequence[PyTree],
+    records: tuple[str, ...] | None,
+) -> None:
+    """Refuse what says itself how it is mapped over records, also in its pullback.
+
+    Of all else `vmap` keeps the records apart. A pullback may be another program
+    (`jax.custom_vjp`), which the segment's own does not show.
+
+    Args:
+        segment: of which `one` is a record's.
+        one: `one(weights, rest, shared, row)`, of one record.
+        parts: these four, of all records.
+        records: as `checked_records` gives them; where the user has named some, a
+            callback that is called for one record at a time is not refused.
+
+    Raises:
+        ValueError: naming the primitive.
+    """
+
+    *rest, rows = abstract(tuple(parts))
+    row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows)
+
+    def pulled(*given: PyTree) -> PyTree:
+        def fn(parts: Sequence[PyTree]) -> PyTree:
+            return inexact_part(one(*map(combine, given, parts)))
+
+        value, pull = jax.vjp(fn, [inexact_part(x) for x in given])
+        return pull(value)
+
+    for program, where in ((one, "it"), (pulled, "its pullback")):
+        for eqn in _nested(jax.make_jaxpr(program)(*rest, row).jaxpr):
+            if _is_own(eqn, said=records is not None):
+                raise ValueError(
+                    f"`private` of `{segment.name or 'a segment'}`: "
+                    f"`{eqn.primitive.name}` in {where} may read several records at once "
+                    "when it is mapped over them, and no clip of one record's gradient "
+                    "would bound what that record changes."
+                )
+
+
+def _nested(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for body in bodies(eqn):
+            yield from _nested(body)
+
+
+def _is_own(eqn: JaxprEqn, *, said: bool) -> bool:
+    """Whether a user's function decides what becomes of many records."""
+    name = eqn.primitive.name
+    if "callback" in name and name != "debug_callback":
+        # A function of the host may also remember.
+        return not (said and "sequential" in str(eqn.params.get("vmap_method")))
+    return name == "custom_vmap_call"
 
 
 def _said(segment: Segment, found: Sequence[int], why: str) -> str:

@@ -24,6 +24,7 @@ from jsplit.core.trees import abstract, combine, inexact_part
 from jsplit.jaxprs.reads import leaves_in, reads_of, union
 from jsplit.privacy.defences.own_rows import (
     check_apart,
+    check_mapped,
     checked_records,
     divided,
 )
@@ -161,6 +162,7 @@ def private(
             value, _ = segment.apply(given, state, key, *batch, train=True)
             return jax.tree.map(lambda x: x[0], value)
 
+        check_mapped(segment, one, (trained, params, shared, rows), told)
         return clipped(one, grid)(trained, params, shared, rows), state
 
     mechanism = None

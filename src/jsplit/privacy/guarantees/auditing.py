@@ -127,6 +127,8 @@ def audit(
     if guesses is None:
         guesses = sorted({max(1, total // 10), max(1, total // 3), total})
     tried = [guesses] if isinstance(guesses, int) else list(guesses)
+    if not tried:
+        raise ValueError("`guesses` must be at least one number, got none.")
     for r in tried:
         if as_positive_int("guesses", r) > total:
             raise ValueError(f"`guesses` is {r}, but there are only {total} canaries.")

@@ -5,7 +5,7 @@ Here it is said which jobs there are and what one lacks; they are run elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from jsplit.privacy.reporting.attempt import NEEDS, Attempt, Given
 from jsplit.privacy.reporting.inference import activations_of
 from jsplit.privacy.traffic import Traffic
 from jsplit.privacy.viewing.records import Seen
-from jsplit.privacy.viewing.view import View
+from jsplit.privacy.viewing.view import View, hidden_in
 from jsplit.privacy.watching import called
 
 
@@ -87,15 +87,31 @@ def targets(threat: str, view: View, seen: Seen) -> list[str]:
     Returns:
         Names of fields that the party does not hold.
     """
-    hidden = [f for f in seen.fields if not view.holds(f)]
-    if threat != "labels":
-        return [f for f in hidden if f not in view.labels]
-    if seen.kind == "cotangent":
-        return [f for f in hidden if f in view.labels]
+    if threat != "labels" or seen.kind == "cotangent":
+        return hidden_in(view, seen, threat)
     # An activation depends on no label; training has taught it to tell of those that
-    # come back to the party in cotangents.
+    # come back to the party in cotangents, or to whoever makes it.
     came = {f for s in view.receives if s.kind == "cotangent" for f in s.fields}
-    return [f for f in view.labels if f in came and not view.holds(f)]
+    return [f for f in view.labels if f in came | {*seen.taught} and not view.holds(f)]
+
+
+def unread(threat: str, view: View, attempts: Iterable[Attempt]) -> Iterator[Seen]:
+    """The messages that tell a party of fields of others, and that no attack reads.
+
+    Args:
+        threat: "labels" or "inversion".
+        view: of the party.
+        attempts: all that are tried.
+    """
+    read = {
+        "cotangent" if a.reads == "cotangents" else "activation"
+        for a in attempts
+        if a.threat == threat
+    }
+    for s in view.receives:
+        there = (hidden_in(view, s, threat, taught=t) for t in (False, True))
+        if s.kind not in read and any(there):
+            yield s
 
 
 def reads(attempt: Attempt, view: View, traffic: Traffic) -> Iterator[tuple[Seen, str]]:

@@ -128,6 +128,7 @@ def outcome(
         seen = inference_traffic(view, values, setting.train, rows)
         after = [Sight("after training", seen, rows)]
         during = [*_sights(view.party, run, topology, setting)] if there else []
+        trying.skip_unread(there, view, setting.attempts)
         for attempt in (a for a in setting.attempts if a.threat in there):
             for sight in during if attempt.reads == "cotangents" else after:
                 jobs += trying.jobs(attempt, view, sight)

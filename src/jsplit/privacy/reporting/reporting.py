@@ -131,6 +131,7 @@ def report(
     )
     key = jax.random.key(key) if isinstance(key, int) else key
     where = known_places(known, count)
+    test = test and _checked(as_arrays(test), "test", data)
     kept = np.arange(count)
     if test is None:
         kept, aside = _apart(count, key)
@@ -143,8 +144,8 @@ def report(
     setting = Setting(
         train,
         len(kept),
-        _on_host(as_arrays(test)),
-        batch_of(as_arrays(test)),
+        _on_host(test),
+        batch_of(test),
         _tried(attacks),
         _public(public, data),
         where,
@@ -263,16 +264,21 @@ def _public(given: Fields | None, data: Fields) -> dict[str, PyTree] | None:
                 f"`public` lacks {', '.join(lacking)} and has {shown(name)}, which is no "
                 f"field of `data`; {near(name, [*data])}."
             )
-    for name in (f for f in found if f in data):
+    return _checked(found, "public", data)
+
+
+def _checked(given: Fields, what: str, data: Fields) -> dict[str, PyTree]:
+    """Records whose shapes are those of `data`: it is known before hours of training."""
+    for name in (f for f in given if f in data):
         one, other = (
-            [x.shape[1:] for x in jax.tree.leaves(of[name])] for of in (found, data)
+            [np.shape(x)[1:] for x in jax.tree.leaves(of[name])] for of in (given, data)
         )
         if one != other:
             raise ValueError(
-                f"`public` must hold `{name}` in the shapes that `data` has, "
+                f"`{what}` must hold `{name}` in the shapes that `data` has, "
                 f"{shown(other)} a record, got {shown(one)}."
             )
-    return found
+    return dict(given)
 
 
 def _on_host(data: Fields) -> dict[str, PyTree]:

@@ -20,7 +20,7 @@ from jsplit.privacy.attacks.inputs.likeness import unlike
 from jsplit.privacy.reporting.attempt import Attempt, Given
 from jsplit.privacy.reporting.doubts import doubt_of
 from jsplit.privacy.reporting.forms import bottom_of, head_of
-from jsplit.privacy.reporting.jobs import Job, Sight, lacks, reads, targets
+from jsplit.privacy.reporting.jobs import Job, Sight, lacks, reads, targets, unread
 from jsplit.privacy.reporting.knowing import class_numbers, classes_in, known_rows
 from jsplit.privacy.reporting.of_tokens import are_tokens
 from jsplit.privacy.reporting.pictures import worst
@@ -68,6 +68,21 @@ class Trying:
     def skip(self, what: str, party: str, cut: str, why: str) -> None:
         """Note that something was not tried."""
         self.untested[Untested(what, party, cut, why)] = None
+
+    def skip_unread(
+        self, threats: Iterable[str], view: View, attempts: Iterable[Attempt]
+    ) -> None:
+        """Note the messages that tell a party of others and that no attack reads.
+
+        Args:
+            threats: that exist there, and that some attack is of.
+            view: of the party.
+            attempts: all of the report.
+        """
+        for threat in sorted(threats):
+            for s in unread(threat, view, attempts):
+                why = f"no attack of this kind reads a {s.kind} here"
+                self.skip(threat, view.party, s.name, why)
 
     def jobs(self, attempt: Attempt, view: View, sight: Sight) -> Iterator[Job]:
         """What one attack by one party on one traffic can be run on; the rest is noted.

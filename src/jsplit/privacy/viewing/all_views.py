@@ -11,7 +11,7 @@ from jsplit.privacy.viewing.records import Gives, Seen, Together
 from jsplit.privacy.viewing.showing import page, text
 from jsplit.privacy.viewing.view import View
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,7 +157,7 @@ class Views:
             >>> from jsplit.privacy import Views
             >>> Views.from_json('{"format": 0}')
             Traceback (most recent call last):
-            ValueError: `text` must be views of format 1, got 0.
+            ValueError: `text` must be views of format 2, got 0.
         """
         found = json.loads(text)
         if found.get("format") != _FORMAT:

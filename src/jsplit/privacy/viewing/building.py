@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from itertools import combinations
 
 from jsplit.core.base import PyTree, TrainState
@@ -12,7 +13,7 @@ from jsplit.privacy.viewing.all_views import Views
 from jsplit.privacy.viewing.asking import asked, largest_of, shapes_of
 from jsplit.privacy.viewing.examining import Examined, examine
 from jsplit.privacy.viewing.records import Seen, Together
-from jsplit.privacy.viewing.structure import depends, labels_of
+from jsplit.privacy.viewing.structure import depends, labels_of, taught
 from jsplit.privacy.viewing.view import View
 from jsplit.topology.graph import Topology
 from jsplit.topology.own_values import carried_over
@@ -115,7 +116,11 @@ def views(
     if batch is not None:
         shapes = shapes_of(config, batch)
         examined = examine(config, shapes, state, largest_of(batch))
-    seen = [_seen(config, wire, examined) for wire in all_wires(config)]
+    lessons = taught(parts)
+    seen = [
+        replace(s, taught=_lessons(parts, s, lessons))
+        for s in (_seen(config, wire, examined) for wire in all_wires(config))
+    ]
     return Views(
         {p: _view(parts, p, seen, examined) for p in parts.parties},
         tuple(_together(parts, ps, seen, examined) for ps in _sets(parts.parties)),
@@ -153,6 +158,14 @@ def _seen(config: Config, wire: Wire, examined: Examined | None) -> Seen:
         crossed.value_gives,
         carries,
     )
+
+
+def _lessons(
+    topology: Topology, seen: Seen, lessons: Mapping[str, frozenset[str]]
+) -> tuple[str, ...]:
+    """The fields that what computes a message is trained on."""
+    found = frozenset[str]().union(*(lessons[n] for n in seen.nodes))
+    return tuple(f for f in topology.fields if f in found)
 
 
 def _view(

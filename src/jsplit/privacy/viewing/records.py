@@ -111,6 +111,8 @@ class Seen:
         linked: whether it crosses through a link.
         value_gives: what the value would give away without its link.
         carries: what goes with the value, since its receiver reads that too.
+        taught: fields that the parameters of `nodes` are trained on, of which it may
+            tell without depending on them in this step.
 
     Example:
         >>> import jsplit
@@ -137,6 +139,7 @@ class Seen:
     linked: bool = False
     value_gives: tuple[Gives, ...] = ()
     carries: tuple[str, ...] = ()
+    taught: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

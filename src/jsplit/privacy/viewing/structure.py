@@ -47,12 +47,56 @@ def depends(topology: Topology, wire: Wire) -> Depends:
     losses = topology.losses
     if wire.kind == WireKind.COTANGENT:
         losses = _after(topology, wire)
-    read = [
-        i.removesuffix(".params").removesuffix(".state")
-        for x in losses
-        for i in x.reads
-    ]
-    return _before(topology, read)
+    return _before(topology, [i for x in losses for i in _names(x)])
+
+
+def taught(topology: Topology) -> dict[str, frozenset[str]]:
+    """By node, the fields that its parameters are trained on, labels included.
+
+    Whatever those parameters compute later tells of these fields too. A gradient also
+    depends on the parameters of other nodes, and so on what these are trained on.
+
+    Args:
+        topology: of the nodes.
+    """
+    own: dict[str, Depends] = {}
+    for n in topology.segments:
+        losses = _teaching(topology, n.name) if n.segment.trainable else ()
+        own[n.name] = _before(topology, [i for x in losses for i in _names(x)])
+    found = {name: frozenset(d.fields) for name, d in own.items()}
+    while True:
+        more = {
+            name: found[name].union(*(found[n] for n in d.nodes))
+            for name, d in own.items()
+        }
+        # Sets only grow, and there are finitely many fields.
+        if more == found:
+            return found
+        found = more
+
+
+def _teaching(topology: Topology, name: str) -> tuple[Loss, ...]:
+    """The losses whose gradient is of the parameters of a node."""
+    lent = topology.loans.items()
+    found = {name, *(reader for reader, x in lent if name in [i.owner for i in x])}
+    for node in topology.segments:
+        if found & {*node.differentiable_inputs}:
+            found.add(node.name)
+    own = f"{name}.params"
+    return tuple(
+        x
+        for x in topology.losses
+        if x.weight
+        and (
+            own in x.reads
+            or found & {i.removesuffix(".state") for i in x.differentiable_inputs}
+        )
+    )
+
+
+def _names(loss: Loss) -> list[str]:
+    """The nodes and fields that a loss reads something of."""
+    return [i.removesuffix(".params").removesuffix(".state") for i in loss.reads]
 
 
 def _before(topology: Topology, names: Iterable[str]) -> Depends:

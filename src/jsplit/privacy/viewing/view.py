@@ -166,10 +166,10 @@ class View:
         """Whether an attack has anything to attack from here.
 
         Args:
-            attack: "inversion": an input field of others from activations; "hijacking":
-                training another's segment to leak by the cotangents sent to it;
-                "labels": a label that the party does not hold; "membership": whether a
-                record, or a property of all, was trained on.
+            attack: "inversion": an input field of others, from whatever the party gets;
+                "hijacking": training another's segment to leak by the cotangents sent
+                to it; "labels": a label that the party does not hold; "membership":
+                whether a record, or a property of all, was trained on.
 
         Returns:
             `Possible`, which is false where the topology itself rules it out, and says
@@ -193,31 +193,60 @@ class View:
 
 def _targets(view: View, attack: str) -> tuple[list[str], str]:
     """What a party can attack, in words, and what to say where that is nothing."""
-    inputs = [s for s in view.receives if s.kind == "activation"]
-    foreign = {
-        s.name: [f for f in s.fields if f not in view.fields] for s in view.receives
-    }
-    texts: list[str] = []
-    if attack == "labels":
-        for s in view.receives:
-            hidden = [f for f in s.fields if f in view.labels and not view.holds(f)]
-            if hidden and s.kind != "scalar":
-                texts.append(f"the {s.kind} of `{s.name}` depends on {_list(hidden)}")
-        return texts, "no message that it gets depends on a label that it does not hold"
     if attack == "hijacking":
-        for s in inputs:
-            if foreign[s.name] and view.returns_cotangent(s.name):
-                texts.append(f"it returns the cotangent of `{s.name}`")
+        texts = [
+            f"it returns the cotangent of `{s.name}`"
+            for s in view.receives
+            if s.kind == "activation"
+            and not {*s.fields} <= {*view.fields}
+            and view.returns_cotangent(s.name)
+        ]
         no = "it returns no cotangent of an activation that depends on fields of others"
         return texts, no
-    seen = inputs if attack == "inversion" else view.receives
-    for s in seen:
-        fields = [f for f in s.fields if f not in view.fields]
-        if attack == "inversion":
-            fields = [f for f in fields if f not in view.labels]
-        if fields and s.kind != "scalar":
-            texts.append(f"the {s.kind} of `{s.name}` depends on {_list(fields)}")
-    return texts, "no message that it gets depends on fields of others"
+    found = [t for s in view.receives if (t := _tells(view, s, attack))]
+    if attack == "labels":
+        no = (
+            "no message that it gets depends on a label that it does not hold, nor on "
+            "parameters trained on one"
+        )
+        return found, no
+    no = "no message that it gets depends on fields of others"
+    what = "inputs" if attack == "inversion" else "fields"
+    return found, no.replace("fields", what) + ", nor on parameters trained on some"
+
+
+def hidden_in(
+    view: View, seen: Seen, attack: str, *, taught: bool = False
+) -> list[str]:
+    """The fields of others that an attack may find in a message.
+
+    Args:
+        view: of the party that gets it.
+        seen: the message.
+        attack: "inversion", "labels" or "membership".
+        taught: whether those that the parameters behind it are trained on are meant;
+            else those that it depends on.
+    """
+    found = [f for f in (seen.taught if taught else seen.fields) if not view.holds(f)]
+    if attack == "labels":
+        return [f for f in found if f in view.labels]
+    return [f for f in found if attack == "membership" or f not in view.labels]
+
+
+def gets_inputs(view: View) -> bool:
+    """Whether an activation that a party gets depends on inputs of others."""
+    got = [s for s in view.receives if s.kind == "activation"]
+    return any(hidden_in(view, s, "inversion") for s in got)
+
+
+def _tells(view: View, seen: Seen, attack: str) -> str:
+    """What a message tells of, in words; empty if there is nothing for the attack."""
+    whose = f"the {seen.kind} of `{seen.name}` depends on "
+    if fields := hidden_in(view, seen, attack):
+        return f"{whose}{_list(fields)}"
+    if fields := hidden_in(view, seen, attack, taught=True):
+        return f"{whose}parameters trained on {_list(fields)}"
+    return ""
 
 
 def _list(names: Sequence[str]) -> str:

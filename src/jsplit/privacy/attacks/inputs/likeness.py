@@ -32,7 +32,8 @@ def unlike(public: np.ndarray | None, truth: np.ndarray) -> str:
     wide = float(((theirs - theirs.mean(0)) ** 2).mean())
     off = float(((ours - theirs.mean(0)) ** 2).mean())
     # Records that are all the same have no spread to compare with.
-    near = np.finfo(np.float32).eps * float((ours**2).mean())
+    # As a number of Python: one of 32 bits would be infinite for records of 1e30.
+    near = float(np.finfo(np.float32).eps) * float((ours**2).mean())
     if off > FAR * spread + near:
         return (
             "the mean of its public records is far from these: are they in other units?"

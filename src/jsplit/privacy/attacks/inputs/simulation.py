@@ -40,7 +40,7 @@ from jsplit.privacy.attacks.inputs.watched import Watched, came_in, noise_like
 from jsplit.privacy.measures.images import within
 from jsplit.privacy.measures.rates import balanced_accuracy
 from jsplit.privacy.scores import Adversary, Budget, Score
-from jsplit.privacy.viewing.view import View
+from jsplit.privacy.viewing.view import View, gets_inputs
 
 SOURCE = "Zhu et al., Passive inference attacks on split learning, 2025"
 
@@ -150,10 +150,10 @@ def sdar(
         >>> found.inversion.score.budget.steps
         2
     """
-    if view is not None and not view.can("inversion"):
+    if view is not None and not gets_inputs(view):
         raise ValueError(
-            f"`view` of {shown(view.party)} has nothing to invert: "
-            f"{view.can('inversion').why}."
+            f"`view` of {shown(view.party)} has nothing to invert: no activation that it "
+            "gets depends on inputs of others."
         )
     as_positive_int("width", width)
     first, order, fake, end = jax.random.split(key_or_default(key), 4)
