@@ -160,13 +160,10 @@ def test_who_asks_by_the_command_gets_the_tokens_of_the_model_in_the_order_of_it
     for prompt, line in zip(given, found, strict=True):
         expected = wanted(weights, np.array([prompt]), 3)[0]
         assert line == " ".join(map(str, expected))
-    assert [len(x.split()) for x in Path("tokens.txt").read_text().splitlines()] == [
-        3,
-        3,
-        3,
-    ]
+    lines = Path("tokens.txt").read_text().splitlines()
+    assert [len(x.split()) for x in lines] == [3, 3, 3]
     # Whatever goes beside a prompt, and in whatever order.
-    assert Path("tokens.txt").read_text().splitlines()[:0:-1] == drawn
+    assert [lines[2], lines[0]] == drawn
 
 
 def asked(*words):
