@@ -25,11 +25,10 @@ from jsplit.guarding import Guard
 from jsplit.party.connection.interrupts import Missing, never
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
-from jsplit.party.contract.epochs import Epochs
+from jsplit.party.contract.epochs import VALIDATION, Epochs
 from jsplit.party.contract.ids_key import IdsKey
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.contract.record_order import Id, Records, places_of
-from jsplit.party.crossings_of_epochs import VALIDATION
 from jsplit.party.epoch_arguments import check_columns, monitor_of, weighted_of
 from jsplit.party.epoch_losses import OwnLosses
 from jsplit.party.epochs_of_run import EpochsOfRun, Fitted
@@ -165,10 +164,12 @@ def fit(
     part = replace(part, validation=validation, validation_ids=validation_ids)
     part = replace(part, watched=watched_of(norms, False, record))
     reach = Reach(listen, addresses or {}, remind, pulse, transport)
-    compared = monitor_of(agreed.epochs, party, monitor, mode, patience, min_delta)
     task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
     asked = never if stop is None else stop.is_set
     with prepare(agreed, party, task, part) as prepared:
+        frames = prepared.frames.epochs
+        assert frames is not None
+        compared = monitor_of(frames, monitor, mode, patience, min_delta)
         losses = OwnLosses(prepared.local.topology, prepared.local.party)
         given = dict(hyperparams or {})
         if compared is not None:
@@ -195,10 +196,10 @@ def _settings(
     """What must be the same when the training goes on, by argument."""
     agreed, records = prepared.agreed, dict(prepared.records)
     validation = records.pop(VALIDATION, None)
-    [own] = records.values()
+    data = {c: _digest_of(own, agreed, agreed.steps) for c, own in records.items()}
     found: dict[str, object] = {
         "epochs": [epochs.steps, epochs.validation, epochs.decides, epochs.tells],
-        "data": _digest_of(own, agreed, agreed.steps),
+        "data": data if agreed.rotation is not None else [*data.values()][0],
         "validation": validation and _digest_of(validation, agreed, 0),
     }
     return found | ({} if monitor is None else monitor.settings)
@@ -237,7 +238,7 @@ def _trained(
             over = already_over(prepared, end, awaited, asked, reach)
             return epochs.fitted(over.state, interrupted=False)
         records = prepared.records.get(VALIDATION)
-        prepared.incoming.validated = frames.size_of
+        prepared.incoming.epochs = frames
         with prepared.connected(reach) as me:
             epochs.over(me, Validating(me, frames, records))
             if records is not None:
@@ -247,7 +248,7 @@ def _trained(
             try:
                 result = trained.run()
             except Missing as error:
-                raise _of_two_verdicts(error, me, frames.epochs.decides) from error
+                raise _of_two_verdicts(error, me, frames.decider) from error
         return epochs.fitted(result.state, interrupted=result.stopped)
     finally:
         tell_end(epochs.callbacks, epochs.now.history)
