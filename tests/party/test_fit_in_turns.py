@@ -153,10 +153,13 @@ def measured_once(fields):
     drawn = jsplit.population.everyone(VALIDATED, len(COUNTS)).round(
         fields, 0, batch=BATCH
     )
-    return drawn._replace(names=tuple(COUNTS), **{
-        part: getattr(drawn, part)[:1]
-        for part in ("reads", "weight", "client", "steps", "share")
-    })
+    return drawn._replace(
+        names=tuple(COUNTS),
+        **{
+            part: getattr(drawn, part)[:1]
+            for part in ("reads", "weight", "client", "steps", "share")
+        },
+    )
 
 
 def by_rounds(labels="server", handoff="peer", **compared):
@@ -193,6 +196,29 @@ def by_steps(labels="server", optimizer=None, **given):
         validation=parts,
         **given,
     )
+
+
+def evaluated_by_south(agreed, folder, labels):
+    """What a client and the server measure with the best state."""
+    topology, _, validation = problem(labels)
+    alone, transport = agreed.of("south"), party.MemoryTransport()
+
+    def one(name):
+        held = topology.holds.get("server" if name == "server" else "client", ())
+        own = {f: validation[f] for f in held}
+        return party.evaluate(
+            alone,
+            name,
+            topology,
+            {"south": own} if name == "server" and own else own,
+            records=VALIDATED,
+            credentials=party.PlaintextWithoutIdentity(name),
+            checkpoint=folder / name / "best",
+            ids_key=bytes(32),
+            transport=transport,
+        )
+
+    return checked(together(alone.parties, one))
 
 
 def rows_of(fit):
@@ -237,6 +263,7 @@ def test_it_is_the_rounds_of_one_process_and_all_have_the_best():
     assert rows_of(found["north"]) == rows_of(found["south"]) == told
 
 
+@pytest.mark.slow
 def test_of_a_u_the_client_decides_whose_turn_ends_an_epoch():
     agreed = agreed_with("client", "server")
     assert agreed.epochs.decides == "client"
@@ -253,6 +280,7 @@ def test_of_a_u_the_client_decides_whose_turn_ends_an_epoch():
         assert bits(fit.best) == bits(part_of(name, steps.best))
 
 
+@pytest.mark.slow
 def test_where_nothing_is_handed_over_each_client_keeps_its_own():
     found, rounds = fitted(agreed_with(handoff="none")), by_rounds(handoff="none")
     close(rows_of(found["server"]), rows_of(rounds))
@@ -263,6 +291,7 @@ def test_where_nothing_is_handed_over_each_client_keeps_its_own():
         assert bits(found[name].state.params) == bits(own)
 
 
+@pytest.mark.slow
 def test_rates_are_set_by_epoch_at_whoever_has_its_turn():
     rates = {"learning_rate": lambda epoch: 0.02 / (1 + epoch)}
     adam = optax.inject_hyperparams(optax.adam)(0.01)
@@ -290,6 +319,10 @@ def test_whoever_is_killed_it_goes_on_to_the_bit(tmp_path, labels):
         assert fit.history.steps == EPOCHS * STEPS
         assert bits(fit.state) == bits(part_of(name, steps.state))
         assert bits(fit.best) == bits(part_of(name, steps.best))
+    # The best is a folder of checkpoints, of which one client and the server measure.
+    evaluated = evaluated_by_south(agreed_with(labels), tmp_path, labels)
+    best = rows_of(found[decides])[steps.history.best]
+    assert evaluated[decides].metrics["mae"] == best["val_mae"]
     # Called again it gives the same, and nobody trains.
     again = fitted(agreed_with(labels), labels, tmp_path)
     assert bits(again["north"].best) == bits(found["north"].best)

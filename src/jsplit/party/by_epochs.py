@@ -90,26 +90,33 @@ def fit(
     the best, and whether to end; it tells no number unless that was agreed. Everything
     goes on after any party was killed, bit for bit, when it makes the same call again.
 
+    Where clients take turns an epoch is once round their order, as a round of
+    `jsplit.rounds.take_turns` is; see `jsplit.party.epochs`.
+
     Args:
         agreed: what the parties have agreed on, with `epochs`.
         party: the name of this one.
         own: its segments, loss functions and metrics by name, or a topology that has them.
-        data: its fields by name, [record, ...], or `batch(step)`.
+        data: its fields by name, [record, ...], or `batch(step)`; by client at a party
+            that is always there where clients take turns, as for `jsplit.party.run`.
         credentials: its certificate and key, `jsplit.party.credentials`.
         optimizer: of its parameters, if it has any.
         state: its own part to begin with, in place of a first one: parameters,
             statistics, optimizer and strengths of it; steps are counted anew, a secret
             key is drawn anew, and what links remember begins anew. Others need not give
-            one. A training that goes on from its `folder` has its own.
+            one; of clients that hand over that of the first turn counts. A training that
+            goes on from its `folder` has its own.
         ids: of its records, by which all bring them in one order.
         ids_key: what the digest of ids is keyed by, as for `jsplit.party.run`.
         validation: its fields of the records that all measure after each epoch, in
-            inference mode and without weights, as many as agreed.
+            inference mode and without weights, as many as agreed. Of clients that take
+            turns the one whose turn ends an epoch gives them, with those always there.
         validation_ids: of these records.
         class_weight: "balanced", or a number for each class number, as for
             `jsplit.fit`; it needs an agreed `weight`, of which this is a factor.
         label: the field of class numbers, for `class_weight`.
-        hyperparams: of its own optimizer, by name a function of the epoch, from 0.
+        hyperparams: of its own optimizer, by name a function of the epoch, from 0; set
+            before its first step of each, and where its turn begins.
         monitor: at the party that decides, the column of its history by which epochs
             are compared; by default "val_loss", and "loss" without validation.
         mode: likewise, whether less ("min") or more ("max") is better.
@@ -175,9 +182,10 @@ def fit(
         if compared is not None:
             check_columns(agreed.epochs, compared, losses, given)
         kept = _kept(prepared, agreed.epochs, compared)
-        epochs = EpochsOfRun(
-            agreed.epochs, losses, kept, compared, given, as_callbacks(callbacks)
-        )
+        # From here on in the name of the party that plays the role.
+        said = replace(agreed.epochs, decides=frames.decider)
+        told = as_callbacks(callbacks)
+        epochs = EpochsOfRun(said, losses, kept, compared, given, told)
         return _trained(prepared, epochs, asked, reach, record)
 
 

@@ -50,8 +50,8 @@ class EpochFrames:
 
     @property
     def decider(self) -> str:
-        """The party whose verdict it is: who plays the role that decides then."""
-        return self.agreed.turns.party_of_role(self.epochs.decides, self.client)
+        """The party whose verdict it is."""
+        return self.epochs.decider(self.agreed.turns)
 
     def validates(self, party: str) -> bool:
         """Whether a party has a part in validations."""

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from jsplit.core.checks import as_positive_int, shown
 from jsplit.party.contract.entries import Rotation
+from jsplit.party.contract.turns import Turns
 
 VALIDATION = "validation"
 """In the place of a client, where parties say how many records they have of each."""
@@ -47,6 +48,10 @@ class Epochs:
     def size_of(self, batch: int, size: int) -> int:
         """How many records one of these batches has."""
         return min(size, self.validation - batch * size)
+
+    def decider(self, turns: Turns) -> str:
+        """The party that decides: who plays the role in the turn that ends an epoch."""
+        return turns.party_of_role(self.decides, turns.client(self.steps - 1))
 
     def last_of(self, step: int) -> bool:
         """Whether a step is the last one of an epoch."""

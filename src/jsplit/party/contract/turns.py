@@ -224,8 +224,7 @@ class Turns:
         Args:
             party: that gives or takes.
             step: in which.
-            to_all: whether those at its end, to all; else those before it, to the
-                client whose turn begins.
+            to_all: whether those to all at its end; else those before it, of turns.
         """
         own = self._handovers_by_party.get(party, ())
         now = [(place, h) for place, h, uses in own if uses.has(step)]
