@@ -173,18 +173,15 @@ def fit(
     reach = Reach(listen, addresses or {}, remind, pulse, transport)
     task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
     asked = never if stop is None else stop.is_set
+    # In the name of the party that plays the role.
+    said = replace(agreed.epochs, decides=agreed.epochs.decider(agreed.turns))
+    compared = monitor_of(said, party, monitor, mode, patience, min_delta)
     with prepare(agreed, party, task, part) as prepared:
-        frames = prepared.frames.epochs
-        assert frames is not None
-        compared = monitor_of(frames, monitor, mode, patience, min_delta)
         losses = OwnLosses(prepared.local.topology, prepared.local.party)
         given = dict(hyperparams or {})
         if compared is not None:
             check_columns(agreed.epochs, compared, losses, given)
-        kept = _kept(prepared, agreed.epochs, compared)
-        # From here on in the name of the party that plays the role.
-        said = replace(agreed.epochs, decides=frames.decider)
-        told = as_callbacks(callbacks)
+        kept, told = _kept(prepared, agreed.epochs, compared), as_callbacks(callbacks)
         epochs = EpochsOfRun(said, losses, kept, compared, given, told)
         return _trained(prepared, epochs, asked, reach, record)
 

@@ -16,7 +16,6 @@ from jsplit.fitting.monitor import Monitor, as_monitor
 from jsplit.fitting.plan import Hyperparams
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.epochs import Epochs
-from jsplit.party.crossings_of_epochs import EpochFrames
 from jsplit.party.epoch_losses import OwnLosses
 from jsplit.party.task import Data
 
@@ -51,23 +50,23 @@ def weighted_of(
 
 
 def monitor_of(
-    frames: EpochFrames,
+    epochs: Epochs,
+    party: str,
     column: str | None,
     mode: str | None,
     patience: int | None,
     min_delta: float,
 ) -> Monitor | None:
     """By what the party that decides compares epochs; `None` at others."""
-    if frames.local.name == frames.decider:
-        validated = bool(frames.epochs.validation)
-        return as_monitor(column, mode, patience, min_delta, validated)
+    if party == epochs.decides:
+        return as_monitor(column, mode, patience, min_delta, bool(epochs.validation))
     given = {"monitor": column, "mode": mode, "patience": patience}
     given["min_delta"] = min_delta or None
     for name, value in given.items():
         if value is not None:
             raise ValueError(
-                f"`{name}` is for `{frames.decider}`, which decides for all as agreed; "
-                f"`{frames.local.name}` does as it is told."
+                f"`{name}` is for `{epochs.decides}`, which decides for all as agreed; "
+                f"`{party}` does as it is told."
             )
     return None
 

@@ -25,7 +25,6 @@ from jsplit.party.contract.frozen_part import frozen_part
 from jsplit.party.contract.measured import measured, measured_with_params
 from jsplit.party.contract.placeholders import loss_entry
 from jsplit.party.contract.seconds import STALL
-from jsplit.party.contract.turns_check import steps_around
 from jsplit.party.contract.unread import found_unread
 from jsplit.topology.graph import Topology
 from jsplit.training.configure import check_batch
@@ -152,10 +151,9 @@ def agreement(
     check_addresses(addresses)
     of_topology = _of_topology(topology, params)
     losses = of_topology["losses"]
-    around = None if turns is None else steps_around(turns, topology.parties)
     said: dict[str, object] = {
         **of_topology,
-        **drafted(epochs, steps, checkpoint, size, losses, around),
+        **drafted(epochs, steps, checkpoint, size, losses, turns),
         "fields": {name: dtypes_of(x) for name, x in batch.items()},
         "unread": found_unread(topology, batch, small),
         "values": {n: shapes.write(small[n], large[n], size, n) for n in names},

@@ -14,6 +14,7 @@ from typing import Protocol
 from jsplit.core.checks import as_positive_int, shown
 from jsplit.party.contract.entries import Rotation
 from jsplit.party.contract.turns import Turns
+from jsplit.party.contract.turns_check import steps_around
 
 VALIDATION = "validation"
 """In the place of a client, where parties say how many records they have of each."""
@@ -122,7 +123,7 @@ def drafted(
     checkpoint: int | None,
     size: int,
     losses: object,
-    around: int | None = None,
+    turns: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """The entries `steps`, `checkpoint` and `epochs` of an agreement.
 
@@ -132,7 +133,7 @@ def drafted(
         checkpoint: steps between two checkpoints; by default 100, or those of an epoch.
         size: of a batch.
         losses: the entries of the losses, of which the first decides by default.
-        around: where clients take turns, the steps of once round their order.
+        turns: as `jsplit.party.turns` gives them, where clients take some.
 
     Raises:
         ValueError: naming the argument.
@@ -149,7 +150,7 @@ def drafted(
             f"`epochs` must be what `jsplit.party.epochs` gives, got {shown(given)}."
         )
     count = as_positive_int("count", given["count"])
-    each = _steps_of(given["records"], size, around)
+    each = _steps_of(given["records"], size, turns)
     decides = given["decides"]
     if decides is None and isinstance(losses, list):
         counting = [x for x in losses if x["weight"]] or losses
@@ -164,15 +165,15 @@ def drafted(
     return {"steps": count * each, "checkpoint": every, "epochs": said}
 
 
-def _steps_of(records: object, size: int, around: int | None) -> int:
+def _steps_of(records: object, size: int, turns: Mapping[str, object] | None) -> int:
     """How many steps an epoch has: a pass over records, or once round an order."""
-    if around is not None:
+    if turns is not None:
         if records is not None:
             raise ValueError(
                 "`records` of `epochs` is given, and clients take `turns`: an epoch is "
                 "once round their `order`."
             )
-        return around
+        return steps_around(turns)
     if records is None:
         raise ValueError(
             "`records` of `epochs` must say how many records all train on."

@@ -54,9 +54,11 @@ def checked_turns(said: object, roles: Sequence[str]) -> TurnsEntry:
     return cast(TurnsEntry, said)
 
 
-def steps_around(said: object, roles: Sequence[str]) -> int:
+def steps_around(said: Mapping[str, object]) -> int:
     """How many steps it takes to go once round the order of a description of turns."""
-    return sum(int(steps) for _, steps in checked_turns(said, roles)["order"])
+    order, clients = said.get("order"), said.get("clients")
+    _check_order(order, clients if isinstance(clients, Mapping) else {})
+    return sum(int(steps) for _, steps in cast("Sequence[tuple[str, int]]", order))
 
 
 def _check_one_of(name: str, allowed: tuple[str, ...], got: object) -> None:
