@@ -13,7 +13,9 @@ import pytest
 
 import jsplit
 from jsplit import party
+from jsplit.party.compute.local import Local
 from jsplit.party.contract.record_order import places_of
+from jsplit.party.crossings_of_epochs import EpochFrames
 from jsplit.populations.round import Round
 from tests.party.federation import bits, checked, layer, together
 
@@ -44,7 +46,7 @@ def problem(labels="server"):
     return topology, {c: records(n) for c, n in COUNTS.items()}, records(VALIDATED)
 
 
-def agreed_with(labels="server", handoff="peer", weight="counts", **epochs):
+def agreed_with(labels="server", handoff="peer", microbatches=1, **epochs):
     topology, train, _ = problem(labels)
     first = {f: x[:BATCH] for f, x in train["north"].items()}
     clients = {name: {"client": name} for name in COUNTS}
@@ -56,7 +58,8 @@ def agreed_with(labels="server", handoff="peer", weight="counts", **epochs):
         seed=SEED,
         patience=20.0,
         checkpoint=1,
-        weight=weight,
+        weight="counts",
+        microbatches=microbatches,
         turns=party.turns(clients, ORDER, handoff),
         epochs=party.epochs(EPOCHS, **said),
     )
@@ -245,7 +248,8 @@ def test_it_is_the_rounds_of_one_process_and_all_have_the_best():
     # The loss falls, so by its maximum the first epoch is the best: another one than the
     # last, after which all must have what the last client had learned.
     most = {"monitor": "val_loss", "mode": "max", "patience": 1}
-    found = fitted(agreed_with(tells="val_loss"), **most)
+    # No record of four numbers between -1 and 1 is larger, in training and validation.
+    found = fitted(agreed_with(tells="val_loss"), bound={"h": 2.0}, **most)
     rounds, steps = by_rounds(**most), by_steps(**most)
     assert rows_of(found["server"]) == rows_of(steps)
     # A round adds up in 32 bits.
@@ -301,6 +305,24 @@ def test_rates_are_set_by_epoch_at_whoever_has_its_turn():
     assert rows_of(found["server"]) == rows_of(steps)
     for name, fit in found.items():
         assert bits(fit.state) == bits(part_of(name, steps.state))
+
+
+@pytest.mark.slow
+def test_each_trains_its_turns_with_its_own_rates_and_not_those_that_were_handed_over():
+    adam = optax.inject_hyperparams(optax.adam)(0.01)
+    tenth = {"north": 10, "south": 1, "server": 5}
+
+    def own(name):
+        rates = {"learning_rate": lambda epoch: (epoch + 1) / tenth[name] / 100}
+        return {"hyperparams": rates, "optimizer": adam}
+
+    # What is handed over crosses once, however many micro-batches a step has.
+    found = fitted(agreed_with(microbatches=2), own=own)
+    for name, fit in found.items():
+        rate = fit.state.optimizer.hyperparams["learning_rate"]
+        # After the last epoch every client has what the last one of them had.
+        last = tenth["server" if name == "server" else "south"]
+        np.testing.assert_allclose(rate, EPOCHS / last / 100, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -376,6 +398,29 @@ def test_an_epoch_is_once_round_the_order():
     # One client's agreement is that of an evaluation, which has none.
     assert agreed.of("north").epochs is None
     assert agreed.of("north").schema == agreed.schema
+
+
+def test_the_client_that_validates_has_the_twins_and_all_others_hear_the_verdict():
+    agreed = agreed_with("client")
+    local = Local(agreed, "server", problem("client")[0], optax.adam(0.01))
+    frames = EpochFrames(agreed, local, agreed.epochs)
+    wires, training = len(local.wires), agreed.turns.crossings(local.wires)
+    found = frames.crossings(training)
+    assert found[: len(training)] == training
+    twins = [frames.validating(wire) for wire in range(2 * wires)]
+    assert [frames.wire(place) for place in twins] == [*range(wires)] * 2
+    assert not any(frames.wire(at) in range(wires) for at in range(len(training)))
+    names = [
+        {agreed.parties[p] for p in (*found[at].senders, found[at].receiver)}
+        for at in twins
+    ]
+    assert names == [{"south", "server"}] * 2 * wires
+    verdicts = {found[frames.verdict(p)].receiver for p in ("north", "server")}
+    assert verdicts == {agreed.parties.index(p) for p in ("north", "server")}
+    counts = dict(zip(found, frames.counts(training, 2), strict=True))
+    assert [n for c, n in counts.items() if c.kind == "weights"] == [1, 1]
+    # Who has no part in it hears the last word alone; others one for each batch.
+    assert [n for c, n in counts.items() if c.kind == "verdict"] == [1, 3]
 
 
 def test_no_client_bears_the_name_under_which_records_of_validation_are_compared():
