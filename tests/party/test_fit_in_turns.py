@@ -270,7 +270,7 @@ def test_it_is_the_rounds_of_one_process_and_all_have_the_best():
 @pytest.mark.slow
 def test_of_a_u_the_client_decides_whose_turn_ends_an_epoch():
     agreed = agreed_with("client", "server")
-    assert agreed.epochs.decides == "client"
+    assert agreed.epochs is not None and agreed.epochs.decides == "client"
     found, steps = fitted(agreed, "client"), by_steps("client")
     for row, whole in zip(rows_of(found["south"]), rows_of(steps), strict=True):
         assert all(row[n] == whole[n] for n in ("val_loss", "val_mae"))
@@ -391,6 +391,7 @@ def test_turns_by_which_an_epoch_is_none_are_refused(change, wrong):
 
 def test_an_epoch_is_once_round_the_order():
     agreed = agreed_with()
+    assert agreed.epochs is not None
     assert (agreed.epochs.steps, agreed.steps) == (STEPS, EPOCHS * STEPS)
     said = {**agreed["epochs"], "steps": STEPS * EPOCHS}
     with pytest.raises(ValueError, match="an epoch is once round"):
