@@ -10,7 +10,9 @@ import pytest
 
 from jsplit import party
 from jsplit.wire.channel import Ends
+from jsplit.wire.pipe import Closed, Pipe
 from tests.party.federation import (
+    LONG,
     agreed_for,
     bits,
     checked,
@@ -82,3 +84,33 @@ def test_an_address_of_a_hub_is_free_again_after_a_run():
     agreed = agreed_for(problem, steps=1)
     first, second = (train(agreed, problem, hub) for _ in range(2))
     assert bits(first["server"].state) == bits(second["server"].state)
+
+
+def test_who_closes_waits_for_a_connection_that_is_about_to_begin(monkeypatch):
+    trust = party.PlaintextWithoutIdentity
+    hub, met, failed = party.MemoryTransport(), [], []
+    listener = hub.listen(
+        "a:1", trust("a"), {"b": "b"}, lambda name, open: met.append(name), 1 << 20
+    )
+
+    def close():
+        try:
+            listener.close()
+        except RuntimeError as error:
+            failed.append(error)
+
+    closing, start = threading.Thread(target=close), threading.Thread.start
+
+    def late(thread):
+        # Whoever closes does so between the two lines of the one who lets in.
+        if thread.name == "jsplit-meet":
+            start(closing)
+            closing.join(0.1)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", late)
+    hub.dial("a:1", "a", trust("b"), 1 << 20)
+    closing.join(LONG)
+    assert (met, failed) == (["b"], [])
+    with pytest.raises(Closed, match="the listener is closed"):
+        listener.take(trust("b"), Pipe(), Pipe())

@@ -551,12 +551,19 @@ def test_turns_without_those_that_are_away(order, away):
     ),
     st.integers(1, 30),
     st.sampled_from(["peer", "none"]),
+    st.booleans(),
 )
-def test_the_steps_of_clients_are_what_counting_them_gives(order, steps, handoff):
+def test_the_steps_of_clients_are_what_counting_them_gives(
+    order, steps, handoff, by_epochs
+):
+    around = sum(n for _, n in order)
+    # Of a training by epochs all take at the end of each, within its last step.
+    steps, every = (around * (1 + steps % 3), around) if by_epochs else (steps, 0)
     turns = Turns(
         party.turns({c: {"client": c} for c in "abc"}, order, handoff),
         ["client", "server"],
         steps,
+        every=every,
     )
     whose = [c for _ in range(steps) for c, n in order for _ in range(n)][:steps]
     for step in range(steps):
@@ -576,10 +583,16 @@ def test_the_steps_of_clients_are_what_counting_them_gives(order, steps, handoff
         if uses.has(s)
     ]
     passes = [
-        (b, whose[b - 1], whose[b]) for b in range(1, steps) if whose[b - 1] != whose[b]
+        (b, whose[b - 1], whose[b])
+        for b in range(1, steps)
+        if whose[b - 1] != whose[b] and not (every and b % every == 0)
     ]
-    last = [(steps, whose[-1], c) for c in "abc" if c != whose[-1]]
+    ends = range(every - 1, steps, every) if every else [steps]
+    last = [(s, whose[-1], c) for s in ends for c in "abc" if c != whose[-1]]
     assert sorted(hands) == (sorted(passes + last) if handoff == "peer" else [])
+    assert [turns.taken_by_all(s) for s in range(steps)] == [
+        next((at for at in ends if s == at - (not every)), None) for s in range(steps)
+    ]
     for (giver, taker), uses in handed.items():
         # By who takes, after the two wires of each of the three clients.
         of_taker = schedule.steps_of(6 + taker, turns.parties.index("abc"[giver]))
@@ -590,10 +603,14 @@ def test_the_steps_of_clients_are_what_counting_them_gives(order, steps, handoff
         ]
         hand = Handover("client", "abc"[giver], "abc"[taker])
         for s in at:
-            assert (taker, hand) in turns.handovers_of("abc"[giver], s)
-            assert (taker, hand) in turns.handovers_of("abc"[taker], s)
+            to_all = (s, "abc"[giver], "abc"[taker]) in last
+            for p in (giver, taker):
+                assert (taker, hand) in turns.handovers_of("abc"[p], s, to_all=to_all)
     assert sum(
-        len(turns.handovers_of(p, s)) for p in "abc" for s in range(steps + 1)
+        len(turns.handovers_of(p, s, to_all=to_all))
+        for p in "abc"
+        for s in range(steps + 1)
+        for to_all in (False, True)
     ) == 2 * len(hands)
 
 

@@ -65,7 +65,7 @@ def show(options: argparse.Namespace) -> int:
         f"stall {agreed.stall:g} s"
     )
     if agreed.epochs is not None:
-        _show_epochs(agreed.epochs)
+        _show_epochs(agreed.epochs, agreed.epochs.decider(agreed.turns))
     listening = [f"{p} listens at {a}" for p, a in agreed.addresses.items()]
     print(f"  {', '.join(listening)}, lead {agreed.lead}")
     print(f"  hash {agreed.hash}")
@@ -81,12 +81,12 @@ def _crossing(agreed: parties.Agreement, wire: Wire) -> schema.Words:
     return found
 
 
-def _show_epochs(epochs: Epochs) -> None:
+def _show_epochs(epochs: Epochs, decider: str) -> None:
     """Print what comes after how many steps, and who decides."""
     told = f", tells all {epochs.tells}" if epochs.tells else ", tells no number"
     print(
         f"  an epoch every {epochs.steps} steps, then {epochs.validation} records to "
-        f"validate; {epochs.decides} decides{told}"
+        f"validate; {decider} decides{told}"
     )
 
 

@@ -25,11 +25,10 @@ from jsplit.guarding import Guard
 from jsplit.party.connection.interrupts import Missing, never
 from jsplit.party.connection.reach import Reach
 from jsplit.party.contract.agreement import Agreement
-from jsplit.party.contract.epochs import Epochs
+from jsplit.party.contract.epochs import VALIDATION, Epochs
 from jsplit.party.contract.ids_key import IdsKey
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.contract.record_order import Id, Records, places_of
-from jsplit.party.crossings_of_epochs import VALIDATION
 from jsplit.party.epoch_arguments import check_columns, monitor_of, weighted_of
 from jsplit.party.epoch_losses import OwnLosses
 from jsplit.party.epochs_of_run import EpochsOfRun, Fitted
@@ -91,26 +90,33 @@ def fit(
     the best, and whether to end; it tells no number unless that was agreed. Everything
     goes on after any party was killed, bit for bit, when it makes the same call again.
 
+    Where clients take turns an epoch is once round their order, as a round of
+    `jsplit.rounds.take_turns` is; see `jsplit.party.epochs`.
+
     Args:
         agreed: what the parties have agreed on, with `epochs`.
         party: the name of this one.
         own: its segments, loss functions and metrics by name, or a topology that has them.
-        data: its fields by name, [record, ...], or `batch(step)`.
+        data: its fields by name, [record, ...], or `batch(step)`; by client at a party
+            that is always there where clients take turns, as for `jsplit.party.run`.
         credentials: its certificate and key, `jsplit.party.credentials`.
         optimizer: of its parameters, if it has any.
         state: its own part to begin with, in place of a first one: parameters,
             statistics, optimizer and strengths of it; steps are counted anew, a secret
             key is drawn anew, and what links remember begins anew. Others need not give
-            one. A training that goes on from its `folder` has its own.
+            one; of clients that hand over that of the first turn counts. A training that
+            goes on from its `folder` has its own.
         ids: of its records, by which all bring them in one order.
         ids_key: what the digest of ids is keyed by, as for `jsplit.party.run`.
         validation: its fields of the records that all measure after each epoch, in
-            inference mode and without weights, as many as agreed.
+            inference mode and without weights, as many as agreed. Of clients that take
+            turns the one whose turn ends an epoch gives them, with those always there.
         validation_ids: of these records.
         class_weight: "balanced", or a number for each class number, as for
             `jsplit.fit`; it needs an agreed `weight`, of which this is a factor.
         label: the field of class numbers, for `class_weight`.
-        hyperparams: of its own optimizer, by name a function of the epoch, from 0.
+        hyperparams: of its own optimizer, by name a function of the epoch, from 0; set
+            before its first step of each, and where its turn begins.
         monitor: at the party that decides, the column of its history by which epochs
             are compared; by default "val_loss", and "loss" without validation.
         mode: likewise, whether less ("min") or more ("max") is better.
@@ -165,18 +171,18 @@ def fit(
     part = replace(part, validation=validation, validation_ids=validation_ids)
     part = replace(part, watched=watched_of(norms, False, record))
     reach = Reach(listen, addresses or {}, remind, pulse, transport)
-    compared = monitor_of(agreed.epochs, party, monitor, mode, patience, min_delta)
     task = Task(TaskKind.TRAIN, agreed.steps, agreed.batch // agreed.microbatches)
     asked = never if stop is None else stop.is_set
+    # In the name of the party that plays the role.
+    said = replace(agreed.epochs, decides=agreed.epochs.decider(agreed.turns))
+    compared = monitor_of(said, party, monitor, mode, patience, min_delta)
     with prepare(agreed, party, task, part) as prepared:
         losses = OwnLosses(prepared.local.topology, prepared.local.party)
         given = dict(hyperparams or {})
         if compared is not None:
             check_columns(agreed.epochs, compared, losses, given)
-        kept = _kept(prepared, agreed.epochs, compared)
-        epochs = EpochsOfRun(
-            agreed.epochs, losses, kept, compared, given, as_callbacks(callbacks)
-        )
+        kept, told = _kept(prepared, agreed.epochs, compared), as_callbacks(callbacks)
+        epochs = EpochsOfRun(said, losses, kept, compared, given, told)
         return _trained(prepared, epochs, asked, reach, record)
 
 
@@ -195,10 +201,10 @@ def _settings(
     """What must be the same when the training goes on, by argument."""
     agreed, records = prepared.agreed, dict(prepared.records)
     validation = records.pop(VALIDATION, None)
-    [own] = records.values()
+    data = {c: _digest_of(own, agreed, agreed.steps) for c, own in records.items()}
     found: dict[str, object] = {
         "epochs": [epochs.steps, epochs.validation, epochs.decides, epochs.tells],
-        "data": _digest_of(own, agreed, agreed.steps),
+        "data": data if agreed.rotation is not None else [*data.values()][0],
         "validation": validation and _digest_of(validation, agreed, 0),
     }
     return found | ({} if monitor is None else monitor.settings)
@@ -237,7 +243,7 @@ def _trained(
             over = already_over(prepared, end, awaited, asked, reach)
             return epochs.fitted(over.state, interrupted=False)
         records = prepared.records.get(VALIDATION)
-        prepared.incoming.validated = frames.size_of
+        prepared.incoming.epochs = frames
         with prepared.connected(reach) as me:
             epochs.over(me, Validating(me, frames, records))
             if records is not None:
@@ -247,7 +253,7 @@ def _trained(
             try:
                 result = trained.run()
             except Missing as error:
-                raise _of_two_verdicts(error, me, frames.epochs.decides) from error
+                raise _of_two_verdicts(error, me, frames.decider) from error
         return epochs.fitted(result.state, interrupted=result.stopped)
     finally:
         tell_end(epochs.callbacks, epochs.now.history)

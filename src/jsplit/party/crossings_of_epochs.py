@@ -2,12 +2,15 @@
 
 Each wire of a step has a twin for validation, whose frames are batches; and from the party
 that decides a verdict goes to each other one, once a batch, the last of them with the word.
+Where clients take turns, the one whose turn ends an epoch validates, with those always there;
+the others hear the last word alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,8 +23,6 @@ from jsplit.wire.epoch_schedule import EpochSchedule
 from jsplit.wire.schedule import Schedule
 from jsplit.wire.terms import Crossing
 
-VALIDATION = "validation"
-"""In the place of a client, where parties say how many records they have of each."""
 _WORD: Shapes = ((np.dtype(np.int32), (2,)),)
 """Of a verdict: the number of the epoch, and its word."""
 _NUMBER: Shapes = ((np.dtype(np.float64), ()),)
@@ -42,37 +43,67 @@ class EpochFrames:
     local: Local
     epochs: Epochs
 
+    @cached_property
+    def client(self) -> int:
+        """Whose turn ends an epoch, by place."""
+        return self.agreed.turns.client(self.epochs.steps - 1)
+
+    @property
+    def decider(self) -> str:
+        """The party whose verdict it is."""
+        return self.epochs.decider(self.agreed.turns)
+
+    def validates(self, party: str) -> bool:
+        """Whether a party has a part in validations."""
+        return self.agreed.turns.works(party, self.epochs.steps - 1)
+
+    @cached_property
+    def training(self) -> int:
+        """How many crossings are of steps and turns; those of epochs come after them."""
+        return len(self.agreed.turns.crossings(self.local.wires))
+
     @property
     def batches(self) -> int:
         """How many batches are validated."""
         return self.epochs.batches(self.agreed.batch)
 
-    @property
-    def words(self) -> int:
-        """How many frames of a verdict there are in an epoch."""
+    @cached_property
+    def others(self) -> list[str]:
+        """To whom a verdict is told, in the order of its crossings."""
+        return [p for p in self.agreed.parties if p != self.decider]
+
+    def words(self, party: str) -> int:
+        """How many frames of a verdict a party gets in an epoch."""
         # One for each batch: nobody sends more batches than the one that decides has
         # measured, so a validation of any size takes the memory of two.
-        return max(self.batches, 1)
+        return max(self.batches, 1) if self.validates(party) else 1
 
     def validating(self, wire: int) -> int:
-        """The place of the twin of a wire."""
-        return len(self.local.wires) + wire
+        """The place of the twin of a wire, of whichever client."""
+        return self.training + wire % len(self.local.wires)
+
+    def wire(self, crossing: int) -> int | None:
+        """The wire that a crossing is the twin of; `None` of one that is no twin."""
+        wire = crossing - self.training
+        return wire if 0 <= wire < len(self.local.wires) else None
 
     def verdict(self, party: str) -> int:
         """The place of the verdicts to a party."""
-        others = [p for p in self.agreed.parties if p != self.epochs.decides]
-        return 2 * len(self.local.wires) + others.index(party)
+        return self.training + len(self.local.wires) + self.others.index(party)
 
     def crossings(self, training: Sequence[Crossing]) -> tuple[Crossing, ...]:
         """All crossings, those of training first."""
-        parties = self.agreed.parties
-        decides = parties.index(self.epochs.decides)
+        place = self.agreed.parties.index
+        sender = (place(self.decider),)
         verdicts = [
-            Crossing("verdict", "verdict", (decides,), place)
-            for place in range(len(parties))
-            if place != decides
+            Crossing("verdict", "verdict", sender, place(p)) for p in self.others
         ]
-        return (*training, *training, *verdicts)
+        return (*training, *self._twins(training), *verdicts)
+
+    def _twins(self, training: Sequence[Crossing]) -> Sequence[Crossing]:
+        """The wires of the client that validates."""
+        first = self.client * len(self.local.wires)
+        return training[first : first + len(self.local.wires)]
 
     def _by_crossing(self, training: Sequence[Shapes], size: int) -> tuple[Shapes, ...]:
         validating = [
@@ -80,7 +111,7 @@ class EpochFrames:
             for wire in range(len(self.local.wires))
         ]
         word = (*_WORD, *(_NUMBER if self.epochs.tells else ()))
-        verdicts = [word] * (len(self.agreed.parties) - 1)
+        verdicts = [word] * len(self.others)
         return (*training, *validating, *verdicts)
 
     def shapes(self, training: Sequence[Shapes]) -> tuple[Shapes, ...]:
@@ -99,10 +130,12 @@ class EpochFrames:
 
     def counts(self, training: Sequence[Crossing], micros: int) -> tuple[int, ...]:
         """By crossing, the frames in a step that uses it."""
-        found = [1 if c.kind == "scalar" else micros for c in training]
+        once = ("scalar", "weights")
+        found = [1 if c.kind in once else micros for c in training]
         # Nothing but activations crosses in inference.
-        forward = [self.batches if c.kind == "activation" else 0 for c in training]
-        return (*found, *forward, *[self.words] * (len(self.agreed.parties) - 1))
+        twins = self._twins(training)
+        forward = [self.batches if c.kind == "activation" else 0 for c in twins]
+        return (*found, *forward, *map(self.words, self.others))
 
     def schedule(self, of_turns: Schedule, steps: int) -> EpochSchedule:
         """In which steps each crossing is used."""
@@ -112,5 +145,5 @@ class EpochFrames:
             of_turns.players,
             every=self.epochs.steps,
             steps=steps,
-            training=len(self.local.wires),
+            training=self.training,
         )

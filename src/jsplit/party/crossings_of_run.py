@@ -14,7 +14,8 @@ from jsplit.party.compute.local import Local
 from jsplit.party.contract import schema
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.agreement_attributes import canonical
-from jsplit.party.crossings_of_epochs import VALIDATION, EpochFrames
+from jsplit.party.contract.epochs import VALIDATION
+from jsplit.party.crossings_of_epochs import EpochFrames
 from jsplit.party.task import Task, TaskKind
 from jsplit.wire import codec
 from jsplit.wire.codec import Shapes
@@ -85,8 +86,10 @@ class Frames:
     @cached_property
     def limit(self) -> int:
         """The most bytes that the arrays of one frame may take, whoever sends it."""
-        wires = len(self.local.wires) if self.epochs is None else None
-        sizes = [_bytes_of(shapes) for shapes in self.shapes[:wires]]
+        shapes = [*self.shapes[: len(self.local.wires)]]
+        if self.epochs is not None:
+            shapes += self.shapes[self.epochs.training :]
+        sizes = map(_bytes_of, shapes)
         # What is handed over between others passes through the lead, which does not
         # know its shapes: hence the agreed maximum.
         return max(self.agreed.turns.largest, *sizes)
@@ -138,9 +141,9 @@ class Frames:
         end_shapes: tuple[Shapes, ...] = ()
         if self.epochs is not None:
             schedule = self.epochs.schedule(schedule, self.task.steps)
-            of_step = len(self.local.wires)
-            counts = self.epochs.counts(self.crossings[:of_step], micros)
-            end_shapes = self.epochs.end_shapes(self.shapes[:of_step])
+            first = self.epochs.training
+            counts = self.epochs.counts(self.crossings[:first], micros)
+            end_shapes = self.epochs.end_shapes(self.shapes[:first])
         return Terms(
             self.run,
             agreed.parties,

@@ -34,6 +34,11 @@ def weighted_of(
             "`class_weight` needs an agreement with `weight`, under which every party that "
             "has fields or losses gives how much each record counts."
         )
+    if agreed.rotation is not None:
+        raise ValueError(
+            "`class_weight` is of one client's classes; where clients take turns, give "
+            f"each record's weight in the field `{agreed.weight}` of `data`."
+        )
     if not isinstance(data, Mapping):
         raise ValueError(
             f"`class_weight` is for `data` of fields by name, got {shown(data)}."

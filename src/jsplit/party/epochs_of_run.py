@@ -117,20 +117,32 @@ class EpochsOfRun:
 
     def before(self, state: PartyState, step: int) -> PartyState:
         """The state with which a step is taken: hyperparameters are set by epoch."""
-        if step % self.epochs.steps or not self.hyperparams:
+        turns, party = self.me.turns, self.me.party
+        begins = step % self.epochs.steps == 0
+        # What another client has handed over comes with that one's own.
+        begins = begins or not turns.works(party, step - 1)
+        if not (self.hyperparams and begins and turns.works(party, step)):
             return state
         number, party = step // self.epochs.steps, self.me.local.party
         values = {name: of(number) for name, of in self.hyperparams.items()}
         return set_hyperparams(TrainState({party: state}), values).parties[party]
 
-    def after(self, state: PartyState, step: int, metrics: Metrics) -> None:
+    def after(self, state: PartyState, step: int, metrics: Metrics | None) -> None:
         """Note what a step told; after the last of an epoch measure, decide and tell.
 
         Args:
             state: after it.
             step: its number.
-            metrics: what it took.
+            metrics: what it took; `None` where another client had its turn.
         """
+        self._say(steps=step + 1)
+        if metrics is not None:
+            self._count_in(state, step, metrics)
+            self.tell("on_step", step + 1, metrics)
+        if self.epochs.last_of(step):
+            self._measured(state, step)
+
+    def _count_in(self, state: PartyState, step: int, metrics: Metrics) -> None:
         # Of a step that all have left out the loss may be NaN.
         skipped, self._skipped = self._skipped, self.me.incoming.faults.count
         columns = self.losses.columns(metrics.losses, state)
@@ -138,10 +150,7 @@ class EpochsOfRun:
         running = added(
             self.now.history.running, None if left_out else columns, self._count(step)
         )
-        self._say(running=running, steps=step + 1)
-        self.tell("on_step", step + 1, metrics)
-        if self.epochs.last_of(step):
-            self._measured(state, step)
+        self._say(running=running)
 
     def _count(self, step: int) -> float:
         weight = self.me.agreed.weight
@@ -199,7 +208,7 @@ class EpochsOfRun:
         tells = self.epochs.tells
         word = word_of(best=is_best, stops=bool(why))
         value = float(row[tells]) if tells else 0.0
-        self.validating.say(step, self.validating.frames.words - 1, word, value)
+        self.validating.say(step, None, word, value)
         self._ended(step, why)
 
     def _learn(

@@ -19,6 +19,7 @@ from jsplit.core.base import PyTree
 from jsplit.party.bounds import check_norm, largest_norm
 from jsplit.party.compute.exchange import Exchange
 from jsplit.party.compute.local import Local
+from jsplit.party.crossings_of_epochs import EpochFrames
 from jsplit.party.faults import Faults
 from jsplit.party.task import Task
 from jsplit.training.crossing import Packet, packet
@@ -67,8 +68,8 @@ class Incoming:
         # Whoever is above this party adds up what all give, and sends it the sum.
         self.above = tree_of(local.topology).parent.get(local.party)
         self.largest = dict.fromkeys(bounds, 0.0)
-        # How many records a batch of a validation has, where a training has one.
-        self.validated: Callable[[int], int] | None = None
+        # What crosses at the end of epochs, where a training has them.
+        self.epochs: EpochFrames | None = None
         self._decoders: dict[tuple[int, int], jax.stages.Wrapped] = {}
 
     def over(self, exchange: Exchange) -> Incoming:
@@ -107,11 +108,13 @@ class Incoming:
         crossing = self.terms.crossings[wire]
         size, value = None, found
         if crossing.kind in ("activation", "cotangent"):
-            size = self.task.size_of(step)
-            # After the wires of a step come their twins, of which a frame is a batch.
-            if self.validated is not None and wire >= len(self.local.wires):
-                size = self.validated(micro)
-            value = self._value(wire % len(self.local.wires), size, found)
+            # Every client has the wires of a step.
+            size, number = self.task.size_of(step), wire % len(self.local.wires)
+            twin = None if self.epochs is None else self.epochs.wire(wire)
+            if self.epochs is not None and twin is not None:
+                # Its frame is a batch.
+                size, number = self.epochs.size_of(micro), twin
+            value = self._value(number, size, found)
         # In words only if it is needed: this runs for every value.
         sent = partial(self._sent, wire, step)
         norm = check_norm(most, size, value, sent, self.party)

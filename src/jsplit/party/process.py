@@ -198,12 +198,20 @@ class PartyRun:
         check_dtypes(self.agreed.fields, found, self.party)
         return found
 
-    def hand_over(self, state: PartyState, step: int) -> PartyState:
+    def hand_over_to_all(self, state: PartyState, step: int) -> PartyState:
+        """The same at the end of a step, where all that play a role take it then."""
+        at = self.turns.taken_by_all(step)
+        return state if at is None else self.hand_over(state, at, to_all=True)
+
+    def hand_over(
+        self, state: PartyState, step: int, *, to_all: bool = False
+    ) -> PartyState:
         """Give what this party's role has learned to who plays it next, or take it.
 
         Args:
             state: of this party.
             step: before which this is.
+            to_all: whether it is at the end of the step, to all that play the role.
 
         Returns:
             The state, with what was learned by others if this party's turn begins.
@@ -211,7 +219,7 @@ class PartyRun:
         # Places of frames begin with each client's wires; hand-overs come after them.
         first = len(self.turns.names) * len(self.local.wires)
         layout = self.local.layout
-        for place, hand in self.turns.handovers_of(self.party, step):
+        for place, hand in self.turns.handovers_of(self.party, step, to_all=to_all):
             if hand.sender == self.party:
                 handed = [*self.base.handed, *learned(state, layout)]
                 self.network.send(first + place, step, 0, handed)

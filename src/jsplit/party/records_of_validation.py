@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from jsplit.party.brought_records import is_alone, records_of
+from jsplit.party.contract.epochs import VALIDATION
 from jsplit.party.contract.record_order import Records
-from jsplit.party.crossings_of_epochs import VALIDATION
 from jsplit.party.crossings_of_run import Frames
 from jsplit.party.task import Brought
 from jsplit.party.validating import validation_task
@@ -33,7 +33,8 @@ def validation_records(
     if epochs is None:
         return {}
     said = epochs.epochs
-    for own in training.values():
+    # Where clients take turns it is the order that says what an epoch is.
+    for own in training.values() if agreed.rotation is None else ():
         each = (own.count or 0) // agreed.batch
         if own.count is not None and each != said.steps:
             raise ValueError(
@@ -47,6 +48,13 @@ def validation_records(
                 "by `validation` of `jsplit.party.epochs`."
             )
         return {}
+    if not epochs.validates(party):
+        if brought.validation is not None:
+            raise ValueError(
+                f"`validation` is given by `{party}`, and the client whose turn ends an "
+                f"epoch validates: `{agreed.turns.names[epochs.client]}`."
+            )
+        return {}
     task = validation_task(epochs)
     fields = frames.local.fields(task.kind)
     data = brought.validation
@@ -55,8 +63,14 @@ def validation_records(
             f"`validation` must have {', '.join(fields)}: all validate with "
             f"{said.validation} records."
         )
+    client = agreed.turns.names[epochs.client]
+    if agreed.turns.client_of(party) is None and agreed.rotation is not None:
+        # Who is always there brings records by client, of which there is one here.
+        data = data and {client: data}
     given = replace(brought, data=data, ids=brought.validation_ids)
     alone = is_alone(agreed, task, frames.local.config.links)
+    if agreed.rotation is not None:
+        agreed = agreed.of(client)
     [found] = records_of(agreed, party, fields, given, alone, False).values()
     if found.count not in (None, said.validation):
         raise ValueError(

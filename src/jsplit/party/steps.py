@@ -105,6 +105,7 @@ class Training:
             state = me.hand_over(state, step)
             if epochs is not None:
                 state = epochs.before(state, step)
+            metrics = None
             if me.turns.works(me.party, step):
                 state, metrics = _one_step(me, state, step, batches, self.recorder)
                 self.losses[step] = dict(metrics.losses)
@@ -112,14 +113,11 @@ class Training:
                     self.guard.ended(step)
                 if self.on_step:
                     self.on_step(metrics)
-                if epochs is not None:
-                    # With the number of steps that are done, as it will be saved.
-                    done = state._replace(step=jnp.int32(step + 1))
-                    epochs.after(done, step, metrics)
+            state = me.hand_over_to_all(state, step)
             # Who has no turn counts along: all parties stand at the same step.
             state = state._replace(step=jnp.int32(step + 1))
-            if step + 1 == steps:
-                state = me.hand_over(state, steps)
+            if epochs is not None:
+                epochs.after(state, step, metrics)
             me.network.finished(step)
             last = step + 1 == me.end
             due = last or (step + 1) % me.agreed.checkpoint == 0

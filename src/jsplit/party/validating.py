@@ -84,7 +84,7 @@ class Validating:
     @property
     def decides(self) -> bool:
         """Whether the verdict is this party's."""
-        return self.me.party == self.frames.epochs.decides
+        return self.me.party == self.frames.decider
 
     def measure(self, state: PartyState, step: int) -> Measured | None:
         """Measure a state together with all others; `None` without validation data.
@@ -107,7 +107,7 @@ class Validating:
             given = me.local.evaluate(state, fields, batch, many, exchange)
             # Off the device at once: what metrics read of all may not fit there.
             found.append(jax.tree.map(np.asarray, given))
-            if self.decides and batch + 1 < frames.words:
+            if self.decides and batch + 1 < frames.batches:
                 self.say(step, batch, Word.MEASURED, 0.0)
         task = validation_task(frames)
         losses, rows = zip(*found, strict=True)
@@ -115,21 +115,23 @@ class Validating:
         metrics = compute_metrics(me.local.topology, me.local.metrics, rows)
         return Measured(means(me.local.topology, task, losses), metrics)
 
-    def say(self, step: int, batch: int, word: Word, number: float) -> None:
+    def say(self, step: int, batch: int | None, word: Word, number: float) -> None:
         """Say a word to all others.
 
         Args:
             step: at whose end.
-            batch: after which batch.
+            batch: after which batch, to those who validate; `None`: the verdict, to all.
             word: what is said.
             number: what was measured, which is told where that was agreed.
         """
         me, frames = self.me, self.frames
         told = number if frames.epochs.tells else None
         said = frame_of(step // frames.epochs.steps, word, told)
-        for party in me.agreed.parties:
-            if party != me.party:
-                me.network.send(frames.verdict(party), step, batch, said)
+        for party in frames.others:
+            last = frames.words(party) - 1
+            if batch is None or batch < last:
+                place = last if batch is None else batch
+                me.network.send(frames.verdict(party), step, place, said)
 
     def verdict(self, step: int) -> tuple[Word, float | None]:
         """The verdict of the party that decides; waits for it.
@@ -137,7 +139,7 @@ class Validating:
         Raises:
             Refused: if it says what cannot be.
         """
-        words = self.frames.words
+        words = self.frames.words(self.me.party)
         for batch in range(max(words - _AHEAD, 0), words - 1):
             self._told(step, batch)
         return self._told(step, words - 1)
@@ -145,12 +147,13 @@ class Validating:
     def _told(self, step: int, batch: int) -> tuple[Word, float | None]:
         me, frames = self.me, self.frames
         arrays = me.network.take(frames.verdict(me.party), step, batch)
-        last, epoch = batch + 1 == frames.words, step // frames.epochs.steps
+        last = batch + 1 == frames.words(me.party)
+        epoch = step // frames.epochs.steps
         try:
             return read(arrays, epoch, last=last)
         except ValueError as error:
             raise me.network.refuse(
-                f"`{frames.epochs.decides}` told `{me.party}`, at the end of epoch "
+                f"`{frames.decider}` told `{me.party}`, at the end of epoch "
                 f"{epoch}, {error}."
             ) from None
 

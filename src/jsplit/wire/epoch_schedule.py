@@ -1,6 +1,6 @@
 """In which steps crossings of a validation are used: in the last one of each epoch.
 
-What trains crosses in every step, as without epochs.
+What trains crosses in the steps of turns, as without epochs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from jsplit.wire.steps import Steps
 
 @dataclass(frozen=True)
 class EpochSchedule(Schedule):
-    """When crossings are used in a training by epochs, in which nobody takes turns.
+    """When crossings are used in a training by epochs.
 
     Attributes:
         every: steps of an epoch.
         steps: of the run, whole epochs.
-        training: how many crossings are of the steps; those after them are of what
-            comes at the end of an epoch.
+        training: how many crossings are of the steps and of turns; those after them
+            are of what comes at the end of an epoch.
     """
 
     every: int = 1

@@ -60,6 +60,7 @@ class _Listener:
         self.forget, self.address, self.trust = forget, address, trust
         self.door, self.met, self.limit = Door(allowed), met, limit
         self.connections: dict[threading.Thread, tuple[Pipe, Pipe]] = {}
+        self._lock, self._closed = threading.Lock(), False
 
     def take(self, trust: Trust, outward: Pipe, inward: Pipe) -> None:
         """Begin a connection with who dials with these credentials, in its own thread.
@@ -91,15 +92,25 @@ class _Listener:
 
         # In the table before it starts: it takes itself out of it at the end.
         thread = threading.Thread(target=meet, name="jsplit-meet", daemon=True)
-        self.connections[thread] = outward, inward
-        thread.start()
+        # Both at once for whoever closes: a thread that has not begun has no end to wait
+        # for, and one that came later would be left.
+        with self._lock:
+            if not self._closed:
+                self.connections[thread] = outward, inward
+                thread.start()
+                return
+        leave()
+        raise Closed("the connection broke: the listener is closed.")
 
     def close(self, grace: float = 5.0) -> None:
         """Take no more connections; those that are left have `grace` seconds to end."""
         self.forget(self)
         end = time.monotonic() + grace
-        # A copy: every thread takes itself out of the table when it ends.
-        for thread, pipes in [*self.connections.items()]:
+        with self._lock:
+            self._closed = True
+            # A copy: every thread takes itself out of the table when it ends.
+            left = [*self.connections.items()]
+        for thread, pipes in left:
             thread.join(max(end - time.monotonic(), 0))
             # Also of threads that have ended: a closed pipe stays as it is.
             for pipe in pipes:

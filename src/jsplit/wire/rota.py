@@ -48,6 +48,8 @@ class Rota:
         hands_over: whether what a client has learned goes to the next, and in the end
             to all.
         away: who was away from which step on.
+        every: where all take what was learned after so many steps, and not after the
+            last one alone; turns end there. It is handed over within the step before.
     """
 
     clients: int
@@ -55,6 +57,7 @@ class Rota:
     steps: int
     hands_over: bool = False
     away: Away = ()
+    every: int = 0
 
     def excluding(self, away: Away) -> Rota:
         """The turns of a run in which these were away."""
@@ -112,8 +115,9 @@ class Rota:
         """By giver and taker, the steps before which the one hands over to the other.
 
         The last client that had a turn, and is there, gives to the one whose turn
-        begins; after the last step it gives to all others that are there. Only pairs
-        that hand over are named: among many clients few follow one another.
+        begins; after the last step it gives to all others that are there, and so at
+        the end of every step after which all take. Only pairs that hand over are named:
+        among many clients few follow one another.
         """
         found: dict[tuple[int, int], list[tuple[int, int]]] = {}
         begins, whose = self.turns
@@ -123,10 +127,13 @@ class Rota:
             away = self.away_at(step)
             before = (whose[i] for i in range(turn - 1, -1, -1))
             giver = next((client for client in before if client not in away), None)
-            if turn < len(whose):
+            to_all = self.every and step % self.every == 0
+            if turn < len(whose) and not to_all:
                 takers = [whose[turn]]
             else:
                 takers = [c for c in range(self.clients) if c not in away]
+            # Within the step: what is saved at its end is then what all have.
+            step = step - 1 if to_all else step
             for taker in takers:
                 # Who has two turns in a row has what it learned already.
                 if giver is not None and giver != taker:

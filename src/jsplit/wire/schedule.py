@@ -7,7 +7,7 @@ before the steps at which turns change. Without turns everything crosses in ever
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from jsplit.wire.rota import Away, Rota
@@ -37,7 +37,7 @@ class Schedule:
             # The same object, so that its tables are made once for all sessions and
             # epochs.
             return self
-        return Schedule(self.rota.excluding(away), self.wires, self.players)
+        return replace(self, rota=self.rota.excluding(away))
 
     def steps_of(self, crossing: int, sender: int) -> Steps:
         """The steps in which a crossing is used by one of those that may send on it.

@@ -118,7 +118,7 @@ class Agreement(AgreementRecord):
         kept = {}
         for name in ("addresses", "identities", "hosts"):
             kept[name] = {p: x for p, x in self[name].items() if p in there}
-        one = self.replace(turns=turns, **kept)
+        one = self.replace(turns=turns, epochs=None, **kept)
         everyone = self.rotation_of_all or self.rotation
         return dataclasses.replace(one, rotation_of_all=everyone)
 

@@ -130,9 +130,9 @@ class AgreementRecord:
             >>> [agreed.turns.client(step) for step in range(6)]
             [0, 0, 1, 1, 0, 0]
         """
-        # `Turns` takes what a user has given to `jsplit.party.agreement` just as well.
         rotation = None if self.rotation is None else as_json(self.rotation)
-        return Turns(rotation, self.roles, self.steps)
+        every = self.epochs.steps if self.epochs else 0
+        return Turns(rotation, self.roles, self.steps, every=every)
 
     @property
     def parties(self) -> tuple[str, ...]:

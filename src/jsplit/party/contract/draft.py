@@ -154,7 +154,7 @@ def agreement(
     losses = of_topology["losses"]
     said: dict[str, object] = {
         **of_topology,
-        **drafted(epochs, steps, checkpoint, size, losses),
+        **drafted(epochs, steps, checkpoint, size, losses, turns),
         "fields": {name: dtypes_of(x) for name, x in batch.items()},
         "unread": found_unread(topology, batch, small),
         "values": {n: shapes.write(small[n], large[n], size, n) for n in names},

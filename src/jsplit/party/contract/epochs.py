@@ -1,7 +1,8 @@
 """Epochs, as an agreement says them: steps of each, what is validated after it, who decides.
 
-An epoch is a pass over the records, whose order is a function of (seed, pass). After it all
-validate together, and one party tells the others its verdict.
+An epoch is a pass over the records, whose order is a function of (seed, pass); where clients
+take turns, once round their order. After it all validate together, and one party tells the
+others its verdict.
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jsplit.core.checks import as_positive_int, shown
+from jsplit.party.contract.entries import Rotation
+from jsplit.party.contract.turns import Turns
+from jsplit.party.contract.turns_check import steps_around
+
+VALIDATION = "validation"
+"""In the place of a client, where parties say how many records they have of each."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,8 @@ class Epochs:
     Attributes:
         steps: of an epoch.
         validation: how many records all validate with after it; 0: none.
-        decides: the party that says which epoch is the best, and when to end.
+        decides: the party that says which epoch is the best, and when to end; a role
+            where clients take turns.
         tells: the column of its history whose number it tells all others; "": none.
 
     Example:
@@ -42,6 +50,10 @@ class Epochs:
         """How many records one of these batches has."""
         return min(size, self.validation - batch * size)
 
+    def decider(self, turns: Turns) -> str:
+        """The party that decides: who plays the role in the turn that ends an epoch."""
+        return turns.party_of_role(self.decides, turns.client(self.steps - 1))
+
     def last_of(self, step: int) -> bool:
         """Whether a step is the last one of an epoch."""
         return (step + 1) % self.steps == 0
@@ -50,7 +62,7 @@ class Epochs:
 def epochs(
     count: int,
     *,
-    records: int,
+    records: int | None = None,
     validation: int = 0,
     decides: str | None = None,
     tells: str = "",
@@ -61,13 +73,18 @@ def epochs(
     others in each. After it all measure the validation data together, and one party
     decides whether it was the best so far, and whether to end.
 
+    Where clients take turns an epoch is once round their order. At its end all take what
+    was learned, and the client whose turn ends it validates, with those always there.
+
     Args:
         count: how many epochs there are.
-        records: how many records all train on.
+        records: how many records all train on; not where clients take turns, whose
+            order says it.
         validation: how many they validate with; 0: none, and what is compared is the
             loss of training.
         decides: the party that decides, which computes a loss or a metric: as a rule
             the one with the labels; by default the one of the first loss that counts.
+            Where clients take turns a role, of which the client decides that validates.
         tells: a column of its history, as `"val_auc"`, whose number it tells all after
             each epoch. By default none: a number that was measured on labels says
             something of them.
@@ -84,7 +101,8 @@ def epochs(
         64
     """
     as_positive_int("count", count)
-    as_positive_int("records", records)
+    if records is not None:
+        as_positive_int("records", records)
     if validation:
         as_positive_int("validation", validation)
     return {
@@ -105,6 +123,7 @@ def drafted(
     checkpoint: int | None,
     size: int,
     losses: object,
+    turns: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """The entries `steps`, `checkpoint` and `epochs` of an agreement.
 
@@ -114,6 +133,7 @@ def drafted(
         checkpoint: steps between two checkpoints; by default 100, or those of an epoch.
         size: of a batch.
         losses: the entries of the losses, of which the first decides by default.
+        turns: as `jsplit.party.turns` gives them, where clients take some.
 
     Raises:
         ValueError: naming the argument.
@@ -129,12 +149,8 @@ def drafted(
         raise ValueError(
             f"`epochs` must be what `jsplit.party.epochs` gives, got {shown(given)}."
         )
-    count, records = (as_positive_int(n, given[n]) for n in ("count", "records"))
-    each = records // size
-    if not each:
-        raise ValueError(
-            f"`records` of `epochs` is {records}, and a batch takes {size}."
-        )
+    count = as_positive_int("count", given["count"])
+    each = _steps_of(given["records"], size, turns)
     decides = given["decides"]
     if decides is None and isinstance(losses, list):
         counting = [x for x in losses if x["weight"]] or losses
@@ -147,6 +163,25 @@ def drafted(
     }
     every = each if checkpoint is None else checkpoint
     return {"steps": count * each, "checkpoint": every, "epochs": said}
+
+
+def _steps_of(records: object, size: int, turns: Mapping[str, object] | None) -> int:
+    """How many steps an epoch has: a pass over records, or once round an order."""
+    if turns is not None:
+        if records is not None:
+            raise ValueError(
+                "`records` of `epochs` is given, and clients take `turns`: an epoch is "
+                "once round their `order`."
+            )
+        return steps_around(turns)
+    if records is None:
+        raise ValueError(
+            "`records` of `epochs` must say how many records all train on."
+        )
+    count = as_positive_int("records", records)
+    if count < size:
+        raise ValueError(f"`records` of `epochs` is {count}, and a batch takes {size}.")
+    return count // size
 
 
 def epochs_of(said: object) -> Epochs | None:
@@ -194,7 +229,7 @@ class _Agreed(Protocol):
     @property
     def epochs(self) -> Epochs | None: ...
     @property
-    def rotation(self) -> object: ...
+    def rotation(self) -> Rotation | None: ...
     @property
     def losses(self) -> Sequence[_Party]: ...
     @property
@@ -211,10 +246,7 @@ def check_epochs(agreed: _Agreed) -> None:
     if found is None:
         return
     if agreed.rotation is not None:
-        raise ValueError(
-            "`epochs` does not go with `turns`: a validation after each would be of one "
-            "client's records."
-        )
+        _check_turns(found, agreed.rotation)
     if agreed.steps % found.steps:
         raise ValueError(
             f"`steps` is {agreed.steps}, which is no number of epochs of {found.steps}."
@@ -230,4 +262,30 @@ def check_epochs(agreed: _Agreed) -> None:
         raise ValueError(
             "`decides` of `epochs` must be a party that computes a loss or a metric, one "
             f"of {', '.join(sorted(measuring))}, got {found.decides!r}."
+        )
+
+
+def _check_turns(epochs: Epochs, turns: Rotation) -> None:
+    """Refuse turns by which an epoch is not what it must be at all parties."""
+    cycle = sum(steps for _, steps in turns.order)
+    if epochs.steps != cycle:
+        raise ValueError(
+            f"`steps` of `epochs` is {epochs.steps}, and `order` of `turns` goes round in "
+            f"{cycle}: an epoch is once round."
+        )
+    if turns.missing == "skip":
+        raise ValueError(
+            '`epochs` goes with `missing="wait"` of `turns` alone: an epoch of which a '
+            "client was passed over would be of fewer records, and its validation of "
+            "another client's."
+        )
+    if epochs.validation and turns.handoff == "none":
+        raise ValueError(
+            '`validation` of `epochs` does not go with `handoff="none"` of `turns`: each '
+            "client keeps a model of its own, and one alone would be measured. Leave it "
+            "out, or let what was learned be handed over."
+        )
+    if VALIDATION in turns.clients:
+        raise ValueError(
+            f"`clients` of `turns` must not name one `{VALIDATION}` where there are epochs."
         )

@@ -17,15 +17,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 from jsplit.party.contract.file_types import TurnsEntry
-from jsplit.party.contract.turns_check import checked_turns
+from jsplit.party.contract.turns_check import checked_turns, without_turns
 from jsplit.training.walk import Wire
 from jsplit.wire.rota import Away, Rota, away_since
 from jsplit.wire.schedule import Schedule
 from jsplit.wire.steps import Steps
 from jsplit.wire.terms import Crossing
-
-_ONE = ""
-"""The name of the client where there are no turns."""
 
 
 def turns(
@@ -104,6 +101,7 @@ class Turns:
         roles: the parties of the topology.
         steps: of the run.
         away: who was away.
+        every: steps of an epoch, at whose end all take what was learned; 0: none.
 
     Attributes:
         handoff: as given to `turns`.
@@ -122,9 +120,16 @@ class Turns:
         ValueError: naming what does not fit.
     """
 
-    def __init__(self, said: object, roles: Sequence[str], steps: int, away: Away = ()):
-        self.said, self.roles, self.steps = said, roles, steps
-        found = _without_turns(steps) if said is None else checked_turns(said, roles)
+    def __init__(
+        self,
+        said: object,
+        roles: Sequence[str],
+        steps: int,
+        away: Away = (),
+        every: int = 0,
+    ):
+        self.said, self.roles, self.steps, self.every = said, roles, steps, every
+        found = without_turns(steps) if said is None else checked_turns(said, roles)
         self.handoff = found["handoff"]
         self.skips = found["missing"] == "skip"
         self.clients = found["clients"]
@@ -145,7 +150,8 @@ class Turns:
                 "always there."
             )
         order = tuple((self.names.index(c), int(n)) for c, n in found["order"])
-        self.rota = Rota(len(self.names), order, steps, self.handoff != "none", away)
+        hands_over = self.handoff != "none"
+        self.rota = Rota(len(self.names), order, steps, hands_over, away, every)
 
     @property
     def away(self) -> Away:
@@ -157,7 +163,7 @@ class Turns:
         if away == self.away:
             # The same object: its tables were made already.
             return self
-        return Turns(self.said, self.roles, self.steps, away)
+        return Turns(self.said, self.roles, self.steps, away, self.every)
 
     @cached_property
     def parties(self) -> tuple[str, ...]:
@@ -208,13 +214,32 @@ class Turns:
 
     # What is handed over.
 
-    def handovers_of(self, party: str, step: int) -> list[tuple[int, Handover]]:
-        """The hand-overs of a party before a step, with their places among all.
+    def handovers_of(
+        self, party: str, step: int, *, to_all: bool = False
+    ) -> list[tuple[int, Handover]]:
+        """The hand-overs of a party in a step, with their places among all.
 
         A place is that of who takes what of which role, whoever gives it.
+
+        Args:
+            party: that gives or takes.
+            step: in which.
+            to_all: whether those to all at its end; else those before it, of turns.
         """
         own = self._handovers_by_party.get(party, ())
-        return [(place, h) for place, h, uses in own if uses.has(step)]
+        now = [(place, h) for place, h, uses in own if uses.has(step)]
+        return [x for x in now if self._to_all(x[1], step) == to_all]
+
+    def _to_all(self, handover: Handover, step: int) -> bool:
+        # In the last step of an epoch both may be: who gives to all has its turn.
+        gives = self.client_of(handover.sender) == self.client(step)
+        return gives if self.every else step == self.steps
+
+    def taken_by_all(self, step: int) -> int | None:
+        """In which step all take what was learned by the end of one; `None`: they do not."""
+        if self.every:
+            return step if (step + 1) % self.every == 0 else None
+        return step + 1 if step + 1 == self.steps else None
 
     @cached_property
     def _handovers_by_party(self) -> dict[str, list[tuple[int, Handover, Steps]]]:
@@ -273,14 +298,3 @@ class Turns:
             wires: how many there are in a step.
         """
         return Schedule(self.rota, wires, self._players)
-
-
-def _without_turns(steps: int) -> TurnsEntry:
-    """What describes a run of one client, which has all roles in all steps."""
-    return {
-        "clients": {_ONE: {}},
-        "order": [[_ONE, steps]],
-        "handoff": "none",
-        "missing": "wait",
-        "largest": 1,
-    }

@@ -14,7 +14,20 @@ from jsplit.party.contract.file_types import TurnsEntry
 from jsplit.topology.handoffs import HANDOFFS
 
 _MISSING = ("wait", "skip")
+_ONE = ""
+"""The name of the client where there are no turns."""
 _ENTRIES = {"clients", "order", "handoff", "missing", "largest"}
+
+
+def without_turns(steps: int) -> TurnsEntry:
+    """What describes a run of one client, which has all roles in all steps."""
+    return {
+        "clients": {_ONE: {}},
+        "order": [[_ONE, steps]],
+        "handoff": "none",
+        "missing": "wait",
+        "largest": 1,
+    }
 
 
 def checked_turns(said: object, roles: Sequence[str]) -> TurnsEntry:
@@ -39,6 +52,13 @@ def checked_turns(said: object, roles: Sequence[str]) -> TurnsEntry:
         raise ValueError(f"`largest` must be a number of bytes, got {largest!r}.")
     _check_order(said["order"], said["clients"])
     return cast(TurnsEntry, said)
+
+
+def steps_around(said: Mapping[str, object]) -> int:
+    """How many steps it takes to go once round the order of a description of turns."""
+    order, clients = said.get("order"), said.get("clients")
+    _check_order(order, clients if isinstance(clients, Mapping) else {})
+    return sum(int(steps) for _, steps in cast("Sequence[tuple[str, int]]", order))
 
 
 def _check_one_of(name: str, allowed: tuple[str, ...], got: object) -> None:
