@@ -61,16 +61,20 @@ class Rows:
         self.document = schema.read(file, on)
 
     def lacks(self, part: str, *key) -> bool:
+        return self.row(part, *key) is None
+
+    def row(self, part: str, *key) -> dict | None:
+        """The one that is there, and has not failed."""
         rows = [row for row in self.document[part] if not schema.failed(row)]
-        return (self.data, *key) not in {schema.key_of(part, row) for row in rows}
+        return {schema.key_of(part, row): row for row in rows}.get((self.data, *key))
 
     def add(self, part: str, row: Mapping) -> None:
         """Add a row, in place of one that failed."""
         key = schema.key_of(part, row)
         kept = [x for x in self.document[part] if schema.key_of(part, x) != key]
-        schema.check_alike([*kept, row])
-        self.document[part] = [*kept, dict(row)]
-        schema.write(self.file, self.document)
+        document = {**self.document, part: [*kept, dict(row)]}
+        schema.write(self.file, document)
+        self.document = document
 
     @property
     def rates(self) -> dict[tuple[str, str], float]:
@@ -118,12 +122,15 @@ def measure(
                 found = tried(partial(made[key].train, seed), UNTRAINED)
                 rows.add("runs", {**made[key].said, "seed": seed, **found})
                 shown(rows.data, key, seed, found)
-    lacking = [k for k in builders if "costs" in parts and rows.lacks("costs", *k)]
-    new = [key for key in lacking if ready(key)]
+    # What was counted without a clock is timed later, beside whatever else lacks seconds.
+    old = {key: rows.row("costs", *key) for key in builders if "costs" in parts}
+    lacking = [k for k, x in old.items() if not x or blocks and schema.untimed(x)]
+    new = [k for k in lacking if ready(k) and (made[k].start or old[k] is None)]
     for key, seconds in timed(new, made.__getitem__, blocks).items():
-        numbers = tried(made[key].cost or UNCOUNTED.copy, UNCOUNTED)
-        notes = "; ".join(filter(None, (seconds["notes"], numbers["notes"])))
-        row = {**made[key].said, **numbers, **seconds, "notes": notes}
+        counted = old[key] or tried(made[key].cost or UNCOUNTED.copy, UNCOUNTED)
+        schema.check_alike([*filter(None, [old[key]]), made[key].said])
+        notes = "; ".join(filter(None, (seconds["notes"], counted["notes"])))
+        row = {**made[key].said, **counted, **seconds, "notes": notes}
         rows.add("costs", row)
     for key in builders if "leaks" in parts else ():
         if rows.lacks("leaks", *key) and ready(key):

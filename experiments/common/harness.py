@@ -9,7 +9,7 @@ the clients.
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,14 +45,8 @@ WIDTH = 32  # of the client's layer in a dense network
 FILTERS = (8, 32, 64)  # the client has the first
 NETWORKS = ("dense", "small", "convolutional", *(f"vgg{depth}" for depth in VGG))
 
-RATES = (
-    0.01,
-    0.03,
-    0.1,
-    0.3,
-    1.0,
-    3.0,
-)  # of learning, that every algorithm chooses from
+# Of learning, that every algorithm chooses from.
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 VALID = 0.15  # of the training records, to choose on
 ALPHA = 0.3  # of the Dirichlet distribution of labels over clients
 LEAST = 10  # records of a client, where labels are skewed
@@ -190,8 +184,8 @@ def prepared(arrays: Arrays) -> Sequence[np.ndarray]:
     return [part["record"] for part in parts]
 
 
-def pick(arrays: Arrays, which: np.ndarray) -> Arrays:
-    return {name: x[which] for name, x in arrays.items()}
+def pick(arrays: Arrays, which: np.ndarray | Sequence[int]) -> Arrays:
+    return {name: x[np.asarray(which)] for name, x in arrays.items()}
 
 
 def fields(arrays: Arrays) -> dict[str, jax.Array]:
@@ -336,7 +330,10 @@ def positive(text: str) -> int:
 
 
 def correct(
-    predict: Callable, state: Federation, part: Arrays, clients: int | None = None
+    predict: Callable,
+    state: Federation,
+    part: Mapping[str, np.ndarray],
+    clients: int | None = None,
 ) -> np.ndarray:
     """Whether each record is classified rightly, [models, records].
 

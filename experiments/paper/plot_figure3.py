@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -89,7 +90,7 @@ def panel(ax: Axes, rows: Sequence[Mapping], what: str) -> None:
     for title in dict.fromkeys(r["method"] for r in rows):
         own = [r for r in rows if r["method"] == title]
         colour = COLOURS[title.partition(",")[0]]
-        style = {"color": colour, "ls": "--" if "," in title else "-"}
+        style: dict[str, Any] = {"color": colour, "ls": "--" if "," in title else "-"}
         # The start, where nothing is spent, lies at no place on a logarithmic axis.
         x = np.array(own[0][what][1:]) / size
         for r in own:
@@ -101,7 +102,7 @@ def panel(ax: Axes, rows: Sequence[Mapping], what: str) -> None:
         if title == SPLIT:
             ax.axvline(x[-1], color=colour, ls=":", lw=1)
     # Before training: what guessing gives.
-    chance = np.mean([r["accuracy"][0] for r in rows])
+    chance = float(np.mean([r["accuracy"][0] for r in rows]))
     ax.axhline(chance, color="#999999", lw=0.8)
     ax.text(
         0.99,

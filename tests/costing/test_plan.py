@@ -399,14 +399,40 @@ def test_a_plan_is_a_table_json_and_a_figure(found):
     assert (
         json.loads(found.to_json())[0]["point"]["name"] == found.choices[0].point.name
     )
-    drawn = found.figure()
-    assert drawn.axes[0].get_xscale() == drawn.axes[0].get_yscale() == "log"
-    named = {
-        t.get_text().split(None, 1)[1]
-        for t in drawn.legends[0].get_texts()
-        if t.get_text()[0].isdigit()
-    }
-    assert named == {c.point.name for c in found.front}
+    ax = found.figure().axes[0]
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+
+
+def test_the_front_of_a_picture_is_of_its_axes_and_not_of_seconds(found):
+    # One choice is quickest and smallest, so it alone is the front of seconds and bytes;
+    # two others ask less of the client, one of them of the same FLOPs and more bytes.
+    point = found.choices[0].point._replace
+    rest = 64, None
+    choices = [
+        Choice(point(name="all"), 0.1, 100, Work(1, 90.0), *rest, True, True),
+        Choice(point(name="half"), 0.5, 500, Work(1, 40.0), *rest, True),
+        Choice(point(name="more"), 0.6, 600, Work(1, 40.0), *rest, True),
+        Choice(point(name="large"), 0.7, 400, Work(1, 10.0), *rest, False),
+    ]
+    for plan in (CutPlan(tuple(choices)), found):
+        drawn = plan.figure()
+        texts = [t.get_text() for t in drawn.legends[0].get_texts()]
+        named = {t.split(None, 1)[1] for t in texts if t[0].isdigit()}
+        fits = [c for c in plan.choices if c.fits]
+        unbeaten = {
+            c.point.name
+            for c in fits
+            if not any(
+                (o.work.flops < c.work.flops and o.bytes <= c.bytes)
+                or (o.work.flops <= c.work.flops and o.bytes < c.bytes)
+                for o in fits
+            )
+        }
+        assert named == unbeaten
+        (line,) = [x for x in drawn.axes[0].lines if x.get_label() == "Pareto front"]
+        # Along a front of two axes, less of one is more of the other.
+        assert list(line.get_ydata()) == sorted(line.get_ydata(), reverse=True)
+    assert [c.point.name for c in CutPlan(tuple(choices)).front] == ["all"]
 
 
 def test_wrong_arguments_are_refused():

@@ -145,6 +145,33 @@ def test_what_fails_is_a_row_that_says_so_and_stops_no_other(tmp_path, capsys):
     assert len(second["runs"]) == len(first["runs"]) == 8
 
 
+def test_what_was_counted_without_a_clock_is_timed_later_and_counted_once(tmp_path):
+    scores, done = {"a": 0.5, "b": 0.7}, []
+    made = {(n, "jsplit"): partial(stub, n, x, done) for n, x in scores.items()}
+
+    def run(blocks, **other):
+        rows = splitbench.Rows(tmp_path / "x.json", "x")
+        some = {k: lambda f=f: changed(f(), other) for k, f in made.items()}
+        splitbench.measure(rows, some, 1, ["costs"], blocks)
+        return rows.document["costs"]
+
+    def changed(one, other):
+        return one._replace(said=dict(one.said) | other)
+
+    without = run(0)
+    assert done == ["a", "b"] and not any(row["blocks"] for row in without)
+    # What is timed is what was counted, or the table would tell of two trainings in one line.
+    with pytest.raises(schema.Invalid, match="`batch` is 9, but 2"):
+        run(1, batch=9)
+    done.clear()
+    found = run(1)
+    assert all(row["seconds"] > 0 and row["blocks"] == 1 for row in found)
+    counts = [r["client_flops"] for r in found]
+    assert counts == [0.5, 0.7] == [r["client_flops"] for r in without]
+    done.clear()
+    assert run(1) == found and not done
+
+
 def test_the_page_has_the_tables_of_the_rows_that_lie_beside_it():
     rows = [schema.read(file, {}) for file in sorted(ROWS.glob("*.json"))]
     assert rows and PAGE.read_text() == placed(PAGE.read_text(), markdown(rows))
@@ -207,6 +234,12 @@ def test_rows_measured_apart_are_joined_where_they_were_trained_alike(document):
     other["runs"][0]["epochs"] = 9
     with pytest.raises(schema.Invalid, match="`epochs` is 9, but 3"):
         schema.joined(document, other)
+
+
+@pytest.mark.parametrize("part", ["costs", "leaks"])
+def test_runs_costs_and_leaks_of_one_table_are_of_one_training(document, part):
+    with pytest.raises(schema.Invalid, match="`epochs` is 9, but 3"):
+        schema.check(broken(document, part, "epochs", 9))
 
 
 def test_the_json_schema_has_every_field():

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import jsplit
 
 VERSION = "splitbench/2"
-FAILED = "failed"  # how the notes of a row begin that is to be measured again
+# How the notes of a row begin that is to be measured again, and of one that is not.
+FAILED, DIVERGED = "failed", "diverged"
 # What tells two rows of a part apart: a row that is there is not measured again.
 KEYS = {
     "runs": ("data", "contestant", "system", "seed"),
@@ -166,7 +167,7 @@ def check_row(row: Mapping, fields: Mapping[str, Field], where: str) -> None:
 
 
 def check(document: Mapping) -> None:
-    """Check a whole document: its version, every row, and that no row is there twice.
+    """Check a whole document: its version, each row, that none is there twice, all are alike.
 
     Raises:
         Invalid: naming what is wrong.
@@ -185,6 +186,8 @@ def check(document: Mapping) -> None:
             if key in seen:
                 raise Invalid(f"{part}[{i}]: {key} is there twice.")
             seen.add(key)
+    # Of all parts: runs, costs and leaks of a contestant stand in one line of a table.
+    check_alike([row for part in PARTS for row in document[part]])
 
 
 def key_of(part: str, row: Mapping) -> tuple:
@@ -196,7 +199,7 @@ def why(error: Exception) -> str:
 
     What diverged does so again, and is a result; what failed is measured again by the next run.
     """
-    kind = "diverged" if isinstance(error, jsplit.NotFinite) else FAILED
+    kind = DIVERGED if isinstance(error, jsplit.NotFinite) else FAILED
     first = str(error).strip().partition("\n")[0]
     return f"{kind}: {type(error).__name__}: {first}"
 
@@ -204,6 +207,11 @@ def why(error: Exception) -> str:
 def failed(row: Mapping) -> bool:
     """Whether a row says that it is to be measured again."""
     return row["notes"].startswith(FAILED)
+
+
+def untimed(cost: Mapping) -> bool:
+    """Whether a cost was counted without a clock, and not because its passes diverge."""
+    return not cost["blocks"] and not cost["notes"].startswith(DIVERGED)
 
 
 def joined(document: Mapping, other: Mapping) -> dict:
@@ -214,7 +222,6 @@ def joined(document: Mapping, other: Mapping) -> dict:
         there = {key_of(part, row) for row in mine}
         new = [row for row in other[part] if key_of(part, row) not in there]
         found[part] = [*mine, *new]
-        check_alike(found[part])
     check(found)
     return found
 

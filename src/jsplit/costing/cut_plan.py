@@ -174,7 +174,9 @@ class CutPlan:
 
         Where cuts have a score it is drawn against the bytes, coloured by
         the seconds; cuts without one are left out, and the table has them.
-        The front is marked.
+        The front of what is drawn is marked: without scores that of FLOPs
+        and bytes, which is the same on every network, while the table's is
+        of seconds and bytes.
 
         Returns:
             A figure of Matplotlib's own, not pyplot's, so it opens no
@@ -195,10 +197,13 @@ class CutPlan:
             label = f"{name} (farther up leaks more)"
             dots = [_dot(c) for c in scored]
             return leak_picture(dots, label, larger_leaks=first.larger_leaks)
-        # No seconds: they follow from the two, and change with the machines.
-        points = [
-            (c.work.flops, c.bytes, c.point.name, c.front, c.fits) for c in self.choices
-        ]
+        # No seconds: they follow from the two, and change with the machines. So does
+        # their front, and a mark that no axis explains is read wrongly.
+        fitting = [_drawn(c) for c in self.choices if c.fits]
+        points = []
+        for c in self.choices:
+            front = c.fits and not any(beats(at, _drawn(c)) for at in fitting)
+            points.append((*_drawn(c), c.point.name, front, c.fits))
         return scatter(points, "client FLOPs per step", "bytes per step, both ways")
 
     def _table(self) -> tuple[Table, list[str]]:
@@ -262,10 +267,19 @@ def _dot(c: Choice) -> Dot:
     return Dot(*place, c.front, c.fits, c.chance, bool(c.doubt))
 
 
+def _drawn(c: Choice) -> tuple[float, float]:
+    """Its place in a picture without scores."""
+    return c.work.flops, c.bytes
+
+
+def beats(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether nothing of `a` is larger than of `b`, and something is smaller."""
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
 def is_better(a: Choice, b: Choice) -> bool:
     """Whether `a` fits, is as good as `b` in everything, and better in something."""
     # One whose leak nobody knows may be worse there than any.
     if (a.leakage is None) != (b.leakage is None):
         return False
-    as_good = all(x <= y for x, y in zip(a.aims, b.aims, strict=True))
-    return a.fits and as_good and a.aims != b.aims
+    return a.fits and beats(a.aims, b.aims)
