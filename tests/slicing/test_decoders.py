@@ -225,7 +225,7 @@ class Counting(nnx.Module):
 
     def __call__(self, x, real):
         count = jnp.cumsum(real, 1)
-        if self.at is not None:
+        if self.at is not None and self.past is not None:
             at, past = self.at[...], self.past[...]
             new = jax.lax.dynamic_update_slice_in_dim(past, real, at, 1)
             self.past[...], self.at[...] = new, at + x.shape[1]
@@ -291,5 +291,7 @@ def test_what_decodes_without_what_is_carried_is_refused_by_its_name():
     cuts = {"up": "layers.0", "down": "layers.1"}
     parts = jsplit.split(net, TOKENS, cuts=cuts, around="carry", decoding=decoding)
     params, state = parts["up"].init(jax.random.key(0), TOKENS)
+    cache = parts["up"].cache
+    assert cache is not None
     with pytest.raises(ValueError, match="carries `mask of tokens` with the cut `up`"):
-        parts["up"].cache.init(params, state, TOKENS)
+        cache.init(params, state, TOKENS)
