@@ -18,6 +18,7 @@ from jsplit.party.contract.record_order import places_of
 from jsplit.party.crossings_of_epochs import EpochFrames
 from jsplit.populations.round import Round
 from tests.party.federation import bits, checked, layer, together
+from tests.party.killing import until_done
 
 BATCH, EPOCHS, SEED, VALIDATED = 4, 3, 3, 9
 ORDER = [("north", 2), ("south", 3)]
@@ -65,10 +66,6 @@ def agreed_with(labels="server", handoff="peer", microbatches=1, **epochs):
     )
 
 
-class Killed(Exception):
-    """In the place of `kill -9`: nothing is saved and nobody is told."""
-
-
 def fitted(agreed, labels="server", folder=None, kills=None, own=None, **of_decider):
     """What all parties are left with; each is started again wherever it is killed."""
     topology, train, validation = problem(labels)
@@ -88,36 +85,21 @@ def fitted(agreed, labels="server", folder=None, kills=None, own=None, **of_deci
         return found | (own(name) if own else {})
 
     def one(name):
-        left = list((kills or {}).get(name, ()))
+        def fit(kills):
+            return party.fit(
+                agreed,
+                name,
+                topology,
+                credentials=party.PlaintextWithoutIdentity(name),
+                remind=0.2,
+                transport=transport,
+                folder=folder and folder / name,
+                callbacks=[kills],
+                ids_key=bytes(32),
+                **given(name),
+            )
 
-        def killed(at):
-            if left and left[0] == at:
-                left.pop(0)
-                raise Killed
-
-        class Kills:
-            def on_step(self, step, metrics):
-                killed(step)
-
-            def on_epoch(self, epoch):
-                killed(f"epoch {epoch.number}")
-
-        while True:
-            try:
-                return party.fit(
-                    agreed,
-                    name,
-                    topology,
-                    credentials=party.PlaintextWithoutIdentity(name),
-                    remind=0.2,
-                    transport=transport,
-                    folder=folder and folder / name,
-                    callbacks=[Kills()],
-                    ids_key=bytes(32),
-                    **given(name),
-                )
-            except Killed:
-                continue
+        return until_done(fit, (kills or {}).get(name, ()))
 
     found = together(agreed.parties, one)
     checked(found)

@@ -29,6 +29,7 @@ from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.rota import Rota
 from jsplit.wire.terms import Crossing, Terms
 from tests.party.federation import bits, checked, free_port, layer, together
+from tests.party.killing import until_done
 
 RECORDS, BATCH, EPOCHS, STEPS, SEED = 22, 4, 3, 5, 3
 
@@ -67,52 +68,34 @@ def agreed_with(weight="", nonfinite="refuse", **epochs):
     )
 
 
-class Killed(Exception):
-    """In the place of `kill -9`: nothing is saved and nobody is told."""
-
-
 def fitted(agreed, folder=None, kills=None, own=None, **of_server):
     """What all parties are left with; each is started again wherever it is killed."""
     topology, train, validation = problem()
     transport = party.MemoryTransport()
 
     def one(name):
-        left = list((kills or {}).get(name, ()))
-
-        def killed(at):
-            if left and left[0] == at:
-                left.pop(0)
-                raise Killed
-
-        class Kills:
-            def on_step(self, step, metrics):
-                killed(step)
-
-            def on_epoch(self, epoch):
-                killed(f"epoch {epoch.number}")
-
         held = topology.holds[name]
-        while True:
-            try:
-                given = {
-                    "data": {f: train[f] for f in held},
-                    "validation": {f: validation[f] for f in held},
-                    "optimizer": optax.adam(0.01),
-                    "callbacks": [Kills()],
-                }
-                given |= of_server if name == "server" else {}
-                return party.fit(
-                    agreed,
-                    name,
-                    topology,
-                    credentials=party.PlaintextWithoutIdentity(name),
-                    remind=0.2,
-                    transport=transport,
-                    folder=folder and folder / name,
-                    **(given | own(name) if own else given),
-                )
-            except Killed:
-                continue
+        given = {
+            "data": {f: train[f] for f in held},
+            "validation": {f: validation[f] for f in held},
+            "optimizer": optax.adam(0.01),
+        }
+        given |= of_server if name == "server" else {}
+
+        def fit(kills):
+            more = {"callbacks": [kills], **given}
+            return party.fit(
+                agreed,
+                name,
+                topology,
+                credentials=party.PlaintextWithoutIdentity(name),
+                remind=0.2,
+                transport=transport,
+                folder=folder and folder / name,
+                **(more | own(name) if own else more),
+            )
+
+        return until_done(fit, (kills or {}).get(name, ()))
 
     return together(agreed.parties, one)
 

@@ -45,6 +45,24 @@ class Net(nnx.Module):
 TOKENS = np.array([[1, 2, 3, 4, 5], [3, 1, 6, 0, 2]], "int32")
 
 
+def viewed(net):
+    """What `decoding=` takes: the module in the mode in which it decodes."""
+    return lambda batch, length: nnx.view(
+        net, decode=True, batch_size=batch, max_length=length
+    )
+
+
+def goes_on_as_whole(net, topology, tokens=TOKENS):
+    """A session over a model in slices gives, piece by piece, what the whole gives at once."""
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    label = np.zeros((*tokens.shape, WORDS), "f")
+    state = trainer.init(0, {"tokens": tokens, "label": label})
+    with jsplit.session(trainer, state, batch=len(tokens), length=6) as session:
+        pieces = (tokens[:, :3], tokens[:, 3:4], tokens[:, 4:])
+        found = np.concatenate([session({"tokens": x}) for x in pieces], 1)
+    np.testing.assert_allclose(found, net(tokens), atol=1e-5)
+
+
 def cut(net, **told):
     cuts = {"up": "layers.0", "down": "layers.1"}
     return jsplit.split(net, TOKENS, cuts=cuts, trainable=nnx.LoRAParam, **told)
@@ -53,17 +71,9 @@ def cut(net, **told):
 def test_slices_of_a_model_that_decodes_are_the_whole_piece_by_piece():
     net = Net(nnx.Rngs(0))
 
-    def decoding(batch, length):
-        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
-
-    parts = cut(net, decoding=decoding)
+    parts = cut(net, decoding=viewed(net))
     topology = jsplit.u_shaped(*parts.values(), loss=optax.squared_error)
-    trainer = jsplit.messages(topology, optax.sgd(0.1))
-    state = trainer.init(0, {"tokens": TOKENS, "label": np.zeros((2, 5, WORDS), "f")})
-    with jsplit.session(trainer, state, batch=2, length=6) as session:
-        pieces = (TOKENS[:, :3], TOKENS[:, 3:4], TOKENS[:, 4:])
-        found = np.concatenate([session({"tokens": x}) for x in pieces], 1)
-    np.testing.assert_allclose(found, net(TOKENS), atol=1e-5)
+    goes_on_as_whole(net, topology)
 
 
 class Running(nnx.Module):
@@ -107,19 +117,10 @@ class Stacked(nnx.Module):
 def test_a_divided_stack_of_layers_goes_on_piece_by_piece(batch):
     net, tokens = Stacked(nnx.Rngs(0)), TOKENS[np.arange(batch) % 2]
 
-    def decoding(batch, length):
-        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
-
     cuts = {"up": "layers[1]", "down": "layers[2]"}
-    parts = jsplit.split(net, tokens, cuts=cuts, decoding=decoding)
+    parts = jsplit.split(net, tokens, cuts=cuts, decoding=viewed(net))
     topology = jsplit.u_shaped(*parts.values(), loss=optax.squared_error)
-    trainer = jsplit.messages(topology, optax.sgd(0.1))
-    label = np.zeros((batch, 5, WORDS), "f")
-    state = trainer.init(0, {"tokens": tokens, "label": label})
-    with jsplit.session(trainer, state, batch=batch, length=6) as session:
-        pieces = (tokens[:, :3], tokens[:, 3:4], tokens[:, 4:])
-        found = np.concatenate([session({"tokens": x}) for x in pieces], 1)
-    np.testing.assert_allclose(found, net(tokens), atol=1e-5)
+    goes_on_as_whole(net, topology, tokens)
 
 
 @pytest.mark.parametrize("given", [Net(nnx.Rngs(0)), True, "decode"])
@@ -176,18 +177,9 @@ class Scanned(nnx.Module):
 def test_layers_of_a_scan_have_a_cache_each(batch, at):
     net = Scanned(nnx.Rngs(0))
 
-    def decoding(batch, length):
-        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
-
-    parts = jsplit.split(net, TOKENS, cuts={"h": at}, decoding=decoding)
+    parts = jsplit.split(net, TOKENS, cuts={"h": at}, decoding=viewed(net))
     topology = jsplit.vanilla(*parts.values(), loss=optax.squared_error)
-    trainer = jsplit.messages(topology, optax.sgd(0.1))
-    state = trainer.init(0, {"tokens": TOKENS, "label": np.zeros((2, 5, WORDS), "f")})
-    tokens = TOKENS[np.arange(batch) % 2]
-    with jsplit.session(trainer, state, batch=batch, length=5) as session:
-        pieces = (tokens[:, :3], tokens[:, 3:4], tokens[:, 4:])
-        found = np.concatenate([session({"tokens": x}) for x in pieces], 1)
-    np.testing.assert_allclose(found, net(tokens), atol=1e-5)
+    goes_on_as_whole(net, topology, TOKENS[np.arange(batch) % 2])
 
 
 def test_what_decodes_and_cannot_be_cut_is_refused_by_name():
@@ -251,18 +243,10 @@ class Padded(nnx.Module):
 def test_a_mask_that_is_carried_is_kept_in_the_caches_behind_the_cut(late):
     net = Padded(late, nnx.Rngs(0))
 
-    def decoding(batch, length):
-        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
-
     cuts = {"up": "layers.0", "down": "layers.1"}
-    parts = jsplit.split(net, TOKENS, cuts=cuts, around="carry", decoding=decoding)
+    parts = jsplit.split(net, TOKENS, cuts=cuts, around="carry", decoding=viewed(net))
     topology = jsplit.u_shaped(*parts.values(), loss=optax.squared_error)
-    trainer = jsplit.messages(topology, optax.sgd(0.1))
-    state = trainer.init(0, {"tokens": TOKENS, "label": np.zeros((2, 5, WORDS), "f")})
-    with jsplit.session(trainer, state, batch=2, length=6) as session:
-        pieces = (TOKENS[:, :3], TOKENS[:, 3:4], TOKENS[:, 4:])
-        found = np.concatenate([session({"tokens": x}) for x in pieces], 1)
-    np.testing.assert_allclose(found, net(TOKENS), atol=1e-5)
+    goes_on_as_whole(net, topology)
 
 
 class Ignoring(Padded):
@@ -285,11 +269,8 @@ def test_what_decodes_without_what_is_carried_is_refused_by_its_name():
     net = Ignoring(False, nnx.Rngs(0))
     net.decode = False
 
-    def decoding(batch, length):
-        return nnx.view(net, decode=True, batch_size=batch, max_length=length)
-
     cuts = {"up": "layers.0", "down": "layers.1"}
-    parts = jsplit.split(net, TOKENS, cuts=cuts, around="carry", decoding=decoding)
+    parts = jsplit.split(net, TOKENS, cuts=cuts, around="carry", decoding=viewed(net))
     params, state = parts["up"].init(jax.random.key(0), TOKENS)
     cache = parts["up"].cache
     assert cache is not None
