@@ -19,12 +19,14 @@ class Layer(linen.Module):
 
 
 class Scanned(linen.Module):
+    a_key_each: bool = True
+
     @linen.compact
     def __call__(self, x):
         scan = linen.scan(
             Layer,
             variable_axes={"params": 0},
-            split_rngs={"params": True},
+            split_rngs={"params": self.a_key_each},
             length=LAYERS,
         )
         return scan(name="layers")(linen.Dense(WIDTH)(x), None)[0]
@@ -58,10 +60,11 @@ def function(p, x):
     "model, init, alone",
     [
         (Scanned(), None, True),
+        (Scanned(a_key_each=False), None, True),
         (function, of_a_key_each, True),
         (function, of_those_before, False),
     ],
-    ids=["linen.scan", "vmap", "each of the one before"],
+    ids=["linen.scan", "all of one key", "vmap", "each of the one before"],
 )
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_some_layers_are_drawn_alone_and_as_the_whole_model_draws_them(

@@ -236,7 +236,8 @@ class Writer:
         atoms = [*eqn.invars[:first]]
         atoms += [self.rows(x, rows, regions) for x in eqn.invars[last:]]
         # All of them by one scan, since they may be drawn of the same.
-        made = self.graft(some_turns(eqn, numbers), atoms, regions)
+        run = some_turns(eqn, numbers, rows.stop - rows.start)
+        made = self.graft(run, atoms, regions)
         self._known.update(((x, rows), m) for x, m in zip(results, made, strict=True))
         return self._known[v, rows]
 

@@ -35,12 +35,16 @@ def of_single_turns(eqn: JaxprEqn) -> list[int]:
     ]
 
 
-def some_turns(eqn: JaxprEqn, numbers: Sequence[int]) -> Callable[..., list[jax.Array]]:
+def some_turns(
+    eqn: JaxprEqn, numbers: Sequence[int], count: int
+) -> Callable[..., list[jax.Array]]:
     """The rows of such results, as a function of what the scan reads.
 
     Args:
         eqn: the scan.
         numbers: of the results.
+        count: how many turns; nothing need go in turn by turn, as of layers that all
+            begin alike.
 
     Returns:
         A function of the scan's constants, and of some rows of what goes in turn by turn.
@@ -57,6 +61,6 @@ def some_turns(eqn: JaxprEqn, numbers: Sequence[int]) -> Callable[..., list[jax.
             values = dict(zip(read, [*given[:first], *rows], strict=True))
             return None, evaluate(flat, equations, outs, values)
 
-        return jax.lax.scan(turn, None, list(given[first:]))[1]
+        return jax.lax.scan(turn, None, list(given[first:]), count)[1]
 
     return run
