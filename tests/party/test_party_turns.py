@@ -640,8 +640,12 @@ def test_turns_that_make_no_sense_are_refused_and_named(change, message):
     problem = small("pair")
     good = party.turns({"north": {"client": "north"}}, [("north", 3)])
     assert agreed_for(problem, turns=good).parties == ("north", "server")
-    with pytest.raises(ValueError, match=message):
-        agreed_for(problem, turns=good | change)
+    # Of epochs too, whose steps follow from the order.
+    for other in ({}, {"steps": None, "epochs": party.epochs(2)}):
+        with pytest.raises(ValueError, match=message):
+            agreed_for(problem, turns=good | change, **other)
+        with pytest.raises(ValueError, match="`turns` must be what"):
+            agreed_for(problem, turns=5, **other)
 
 
 def test_what_a_party_brings_must_fit_the_turns():

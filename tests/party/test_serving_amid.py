@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from jsplit.party.serving import calls
+from jsplit.party.serving.calls import Calls
+from jsplit.party.serving.server import Server
 from jsplit.party.serving.together import Together
 from jsplit.wire.errors import Refused
 from tests.party.federation import LONG
@@ -166,9 +167,14 @@ def test_all_sessions_end_with_the_one_that_has_the_connections():
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["its own end", "that of all"])
-def test_a_call_that_waits_ends_with_its_session(own, monkeypatch):
+@pytest.mark.parametrize(
+    "where, what",
+    [(Calls, "post"), (Server, "_open")],
+    ids=["for an answer", "to begin"],
+)
+def test_a_call_that_waits_ends_with_its_session(where, what, own, monkeypatch):
     """And not when its patience is over; `close` waits for nobody either."""
-    gate, there, real = threading.Event(), threading.Event(), calls.Calls.post
+    gate, there, real = threading.Event(), threading.Event(), getattr(where, what)
 
     def late(self, *given):
         there.set()
@@ -177,7 +183,7 @@ def test_a_call_that_waits_ends_with_its_session(own, monkeypatch):
 
     with serving() as server, server.ask(length=LENGTH) as first:
         session = first.another() if own else first
-        monkeypatch.setattr(calls.Calls, "post", late)
+        monkeypatch.setattr(where, what, late)
         failed = []
 
         def work(session):

@@ -25,6 +25,7 @@ from jsplit.party.contract.frozen_part import frozen_part
 from jsplit.party.contract.measured import measured, measured_with_params
 from jsplit.party.contract.placeholders import loss_entry
 from jsplit.party.contract.seconds import STALL
+from jsplit.party.contract.turns_check import checked_turns, steps_around
 from jsplit.party.contract.unread import found_unread
 from jsplit.topology.graph import Topology
 from jsplit.topology.own_values import carried_over
@@ -151,10 +152,12 @@ def agreement(
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
     of_topology = _of_topology(topology, params)
-    losses = of_topology["losses"]
+    losses, around = of_topology["losses"], None
+    if turns is not None:
+        around = steps_around(checked_turns(turns, topology.parties)["order"])
     said: dict[str, object] = {
         **of_topology,
-        **drafted(epochs, steps, checkpoint, size, losses, turns),
+        **drafted(epochs, steps, checkpoint, size, losses, around),
         "fields": {name: dtypes_of(x) for name, x in batch.items()},
         "unread": found_unread(topology, batch, small),
         "values": {n: shapes.write(small[n], large[n], size, n) for n in names},

@@ -123,7 +123,7 @@ def drafted(
     checkpoint: int | None,
     size: int,
     losses: object,
-    turns: Mapping[str, object] | None = None,
+    around: int | None = None,
 ) -> dict[str, object]:
     """The entries `steps`, `checkpoint` and `epochs` of an agreement.
 
@@ -133,7 +133,7 @@ def drafted(
         checkpoint: steps between two checkpoints; by default 100, or those of an epoch.
         size: of a batch.
         losses: the entries of the losses, of which the first decides by default.
-        turns: as `jsplit.party.turns` gives them, where clients take some.
+        around: steps once round the order of clients that take turns.
 
     Raises:
         ValueError: naming the argument.
@@ -150,7 +150,7 @@ def drafted(
             f"`epochs` must be what `jsplit.party.epochs` gives, got {shown(given)}."
         )
     count = as_positive_int("count", given["count"])
-    each = _steps_of(given["records"], size, turns)
+    each = _steps_of(given["records"], size, around)
     decides = given["decides"]
     if decides is None and isinstance(losses, list):
         counting = [x for x in losses if x["weight"]] or losses
@@ -165,15 +165,15 @@ def drafted(
     return {"steps": count * each, "checkpoint": every, "epochs": said}
 
 
-def _steps_of(records: object, size: int, turns: Mapping[str, object] | None) -> int:
+def _steps_of(records: object, size: int, around: int | None) -> int:
     """How many steps an epoch has: a pass over records, or once round an order."""
-    if turns is not None:
+    if around is not None:
         if records is not None:
             raise ValueError(
                 "`records` of `epochs` is given, and clients take `turns`: an epoch is "
                 "once round their `order`."
             )
-        return steps_around(turns)
+        return around
     if records is None:
         raise ValueError(
             "`records` of `epochs` must say how many records all train on."
@@ -267,7 +267,7 @@ def check_epochs(agreed: _Agreed) -> None:
 
 def _check_turns(epochs: Epochs, turns: Rotation) -> None:
     """Refuse turns by which an epoch is not what it must be at all parties."""
-    cycle = sum(steps for _, steps in turns.order)
+    cycle = steps_around(turns.order)
     if epochs.steps != cycle:
         raise ValueError(
             f"`steps` of `epochs` is {epochs.steps}, and `order` of `turns` goes round in "

@@ -96,49 +96,53 @@ class Asking:
         """The model of all parties."""
         return all_together(self.models)
 
-    def open(self, part: Part, batch: int, length: int, until: float) -> tuple:
-        """Begin a session at all parties.
+    def new(self, part: Part, batch: int, length: int) -> tuple[int, Under]:
+        """A session that is not begun yet, with the number under which others know it.
 
         Args:
             part: this party's part.
             batch: how many sequences, or the most records of a call.
             length: the most positions; 0 for records.
-            until: when it is waited no longer.
+        """
+        number, under = new_number(), Under(Course(part, batch, length))
+        self._under[number] = under
+        return number, under
 
-        Returns:
-            Its number, and the session.
+    def open(self, number: int, under: Under, until: float) -> None:
+        """Begin a session at all parties.
+
+        Args:
+            number: of the session.
+            under: the session.
+            until: when it is waited no longer.
 
         Raises:
             Lost: if a party is not there.
             Refused: if one refuses it, or has another model than before.
         """
-        number, under = new_number(), Under(Course(part, batch, length))
-        self._under[number] = under
-        said = {"agreed": said_of(self.agreed), "batch": batch, "length": length}
-        try:
-            for party in self.servers:
-                line = self._line_to(party)
-                self._put(line, self.words.text("hello", party, number, said))
-            answers: dict[str, Mapping] = {}
-            while len(answers) < len(self.servers):
-                frame = self.hear(under, until)
-                if frame.head.kind == "hello":
-                    answers[self.agreed.parties[frame.head.sender]] = about(frame)
-            self._compare(answers)
-            if length and not (
-                part.cached or any(a.get("cached") for a in answers.values())
-            ):
-                raise Refused(
-                    "no segment of any party has a cache, so a session would forget what "
-                    "came before; without `length` it is of records."
-                )
-            for answer in answers.values():
-                part.outputs |= dict(answer.get("outputs", {}))
-        except BaseException:
-            self.drop(number)
-            raise
+        course = under.course
+        part = course.part
+        said = {"agreed": said_of(self.agreed)}
+        said |= {"batch": course.batch, "length": course.length}
+        for party in self.servers:
+            line = self._line_to(party)
+            self._put(line, self.words.text("hello", party, number, said))
+        answers: dict[str, Mapping] = {}
+        while len(answers) < len(self.servers):
+            frame = self.hear(under, until)
+            if frame.head.kind == "hello":
+                answers[self.agreed.parties[frame.head.sender]] = about(frame)
+        self._compare(answers)
+        if course.length and not (
+            part.cached or any(a.get("cached") for a in answers.values())
+        ):
+            raise Refused(
+                "no segment of any party has a cache, so a session would forget what "
+                "came before; without `length` it is of records."
+            )
+        for answer in answers.values():
+            part.outputs |= dict(answer.get("outputs", {}))
         self.looking_up = [p for p, a in answers.items() if a.get("looks up")]
-        return number, under
 
     def _compare(self, answers: Mapping[str, Mapping]) -> None:
         """Refuse models that are not of one step, or not those of before."""

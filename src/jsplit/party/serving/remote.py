@@ -216,9 +216,11 @@ class RemoteSession(Closing):
     def _begin(self, until: float) -> None:
         """Open the session at all parties, and give it what it was given before."""
         asking = self._asking
-        self._number, self._under = asking.open(
-            self._part, self.batch, self.length, until
-        )
+        self._number, under = asking.new(self._part, self.batch, self.length)
+        # Before it waits for anybody: who closes the session ends it there.
+        self._under = under
+        self._check_open()
+        asking.open(self._number, under, until)
         self.begun += 1
         for before in self._kept:
             # Each as long as a call of its own: a long sequence takes longer than one.
