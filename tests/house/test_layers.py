@@ -43,7 +43,7 @@ ROOMS = {
 INSIDE = {
     "core": (
         "closing html carried handed pytrees cache checks strength gradient_noise link finite "
-        "typed_jax hidden tied base arrays donation foreign recent "
+        "typed_jax hidden tied powers base arrays donation foreign recent "
         "files ids identified tables trainer keys receiving links paths pieces frozen federation "
         "secret_keys loans checkpoint_paths checkpoint placement trees"
     ),

@@ -328,8 +328,10 @@ def test_where_clients_step_together_what_they_share_gets_one_draw_of_noise():
 
 @pytest.mark.parametrize("clip", [1e-30, 1e-22, 1.0])
 @pytest.mark.parametrize("scale", [0.0, 1.0])
-def test_no_record_is_longer_than_the_clip_however_small_that_is(clip, scale):
-    """In float32 the squares of what is below 1e-19 are 0."""
+def test_a_record_is_as_long_as_the_clip_however_small_or_large_the_two_are(
+    clip, scale
+):
+    """In float32 the squares of what is below 1e-19 are 0, and above 1e19 infinite."""
     part = jsplit.segment(
         lambda w, x: x @ w, init=lambda key, x: jnp.ones((3, 2)), inputs=["x"]
     )
@@ -339,7 +341,7 @@ def test_no_record_is_longer_than_the_clip_however_small_that_is(clip, scale):
     def gradient(x):
         return jax.grad(lambda w: one.apply(w, {}, None, x)[0].sum())(jnp.ones((3, 2)))
 
-    for size in (0.5, 3.0, 1e3, 1e7):
+    for size in (0.5, 3.0, 1e3, 1e7, 1e25):
         x = jnp.float32(clip * size) * jnp.array([[1.0, 2.0, -1.0]])
         found = np.linalg.norm(np.asarray(gradient(x), float)) / clip
         true = size * np.sqrt(12)

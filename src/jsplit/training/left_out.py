@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jsplit.core.base import PyTree
+from jsplit.core.powers import exponent_of, times_power
 from jsplit.core.trees import as_weight
 
 
@@ -76,12 +77,9 @@ def normalise_weight(weight: Weight | None) -> Weights | None:
     weight = given = jnp.asarray(array_of(weight), jnp.result_type(float))
     # By the largest first, since the sum of large ones may be infinite. All may be 0;
     # the inner `where` keeps the other branch from dividing by it.
-    largest = weight.max()
     # By a power of two near it: of the largest itself the inverse may be too small to be
-    # a number. And in two halves, or that power itself may be.
-    _, power = jnp.frexp(largest)
-    half = power // 2
-    weight = jnp.ldexp(jnp.ldexp(weight, -half), half - power)
+    # a number.
+    weight = times_power(weight, -exponent_of(weight))
     whole = weight.sum()
     share = jnp.where(whole > 0, weight.size / jnp.where(whole > 0, whole, 1), 0)
     return Weights(weight * share, given)

@@ -6,7 +6,7 @@ tells nothing of the order or the sizes of what is in it beyond itself.
 
 from __future__ import annotations
 
-from math import frexp, inf, sqrt
+from math import inf, sqrt
 from typing import NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jsplit.core.base import PyTree
 from jsplit.core.finite import at_least_float32
 from jsplit.core.trees import combine, inexact_part, is_floating
+from jsplit.privacy.defences.records import norm
 
 BITS = 14
 """The clip is at most 2**14 steps, so sums of 2**17 records are of 32 bits."""
@@ -98,14 +99,9 @@ def _shortened(gradient: PyTree, grid: Grid) -> PyTree:
         return gradient
     leaves = jax.tree.leaves(gradient)
     limit = grid.limit(sum(g.size for g in leaves))
-    # In a unit near the limit: of small numbers the squares would be 0, and nothing
-    # would be clipped. A power of two changes no bit of what is not so small.
-    unit = 2.0 ** frexp(limit)[1]
-    wide = [g.astype(at_least_float32(g.dtype)) / unit for g in leaves]
-    squares = [jnp.sum(jnp.square(g)) for g in wide]
-    norm = jnp.sqrt(sum(squares[1:], squares[0])) * unit
+    long = norm([g.astype(at_least_float32(g.dtype)) for g in leaves])
     # A product with 1 keeps all bits of what is short enough.
-    factor = jnp.where(norm > limit, limit / norm, 1)
+    factor = jnp.where(long > limit, limit / long, 1)
 
     def short(g: jax.Array) -> jax.Array:
         return jnp.round(g * factor / grid.step) if grid.step else g * factor

@@ -5,6 +5,7 @@ Norms and noise are of a record's whole vector, whatever arrays it lies in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 from numbers import Real
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jsplit.core.base import PyTree
 from jsplit.core.checks import shown
 from jsplit.core.finite import at_least_float32
+from jsplit.core.powers import exponent_of, times_power
 from jsplit.core.strength import Strength
 from jsplit.core.trees import is_floating
 
@@ -64,12 +66,21 @@ def arrays(rows: jax.Array, like: PyTree) -> PyTree:
 
 def norms(rows: jax.Array) -> jax.Array:
     """The L2 norm of each record, [records, 1], whatever its size."""
-    # Squares of small numbers are 0, and a vector of norm 0 is neither clipped nor
-    # hidden. In units of a power of two, which change no bit of other norms.
-    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True, initial=0)
-    unit = jnp.frexp(largest)[1]
-    sums = jnp.sum(jnp.ldexp(rows, -unit) ** 2, axis=1, keepdims=True)
-    return jnp.ldexp(jnp.sqrt(sums), unit)
+    return jax.vmap(lambda row: norm([row]))(rows)[:, None]
+
+
+def norm(parts: Sequence[jax.Array]) -> jax.Array:
+    """The L2 norm of all numbers of some arrays, whatever their size.
+
+    Args:
+        parts: at least one array, float32 at least.
+    """
+    # Squares of small numbers are 0 and those of large ones infinite: what has no norm is
+    # neither clipped nor hidden. In units of a power of two, which change no bit of others.
+    largest = [jnp.max(jnp.abs(x), initial=0) for x in parts]
+    unit = exponent_of(jnp.stack(largest))
+    squares = [jnp.sum(times_power(x, -unit) ** 2) for x in parts]
+    return times_power(jnp.sqrt(sum(squares[1:], squares[0])), unit)
 
 
 def checked_scale(name: str, scale: object) -> float | Strength:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jsplit.core.powers import exponent_of, times_power
+
 
 def pairwise(x: jax.Array, exponent: float) -> jax.Array:
     """Euclidean distances of all pairs of records, to a power.
@@ -48,11 +50,4 @@ def pairwise(x: jax.Array, exponent: float) -> jax.Array:
 
 def _of_size_1(x: jax.Array) -> jax.Array:
     """An array in units of a power of 2 at its largest number, so that nothing is rounded."""
-    _, exponent = jnp.frexp(jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0)))
-    # In two halves: the whole power may be no number of this type.
-    half = -(exponent // 2)
-    return (
-        x
-        * jnp.exp2(half.astype(x.dtype))
-        * jnp.exp2((-exponent - half).astype(x.dtype))
-    )
+    return times_power(x, -exponent_of(jax.lax.stop_gradient(x)))
