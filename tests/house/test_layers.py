@@ -191,7 +191,7 @@ INSIDE = {
     ),
     "fitting": "history records calling schedules class_weights monitor interrupts pieces arrays "
     "tally saved client_rounds plan asked loop over_epochs callbacks",
-    "commands": "functions agreements brought stderr_bound statuses stopping epochs tasks "
+    "commands": "functions outputs agreements brought stderr_bound statuses stopping epochs tasks "
     "whole_training archives report serving prompts asking parser",
     "compress": "by_record casting feedback projecting quantizing sparsifying temporal registry",
 }

@@ -11,9 +11,9 @@ import numpy as np
 from jsplit import party as parties
 from jsplit.commands import prompts
 from jsplit.commands.brought import gather
+from jsplit.commands.outputs import check_file, write_text
 from jsplit.commands.statuses import DONE
 from jsplit.commands.stopping import say, stopped_at_once
-from jsplit.core.files import write_whole
 from jsplit.training.generating import generate
 
 
@@ -69,6 +69,8 @@ def ask(options: argparse.Namespace) -> int:
     given = _given(options)
     if options.batch < 1 or options.steps < 1:
         raise ValueError("`--batch` and `--steps` must be 1 or more.")
+    if options.out is not None:
+        check_file(options.out)
     with stopped_at_once():
         gathered = gather(options)
         topology = gathered.agreed.topology_of_strangers
@@ -99,7 +101,7 @@ def ask(options: argparse.Namespace) -> int:
     if options.out is None:
         print(lines, end="", flush=True)
     else:
-        write_whole(options.out, lines)
+        write_text(options.out, lines)
     say(f"{options.party}: {len(found)} prompts, with what was learned by step {step}")
     return DONE
 

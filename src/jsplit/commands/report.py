@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from math import isfinite
@@ -19,6 +18,7 @@ import numpy as np
 from jsplit import party as parties
 from jsplit.commands.archives import fields_of
 from jsplit.commands.brought import Given, given_by
+from jsplit.commands.outputs import check_folder
 from jsplit.commands.statuses import DONE
 from jsplit.commands.stopping import say
 from jsplit.commands.whole_training import Whole, whole
@@ -119,7 +119,7 @@ def report(options: argparse.Namespace) -> int:
     functions = _functions(options, agreed)
     made = whole(agreed, lambda p: _part(functions, p), options.client)
     # What cannot be written is known before hours of training.
-    _check_folder(options.out)
+    check_folder(options.out)
     files = {
         n: fields_of(getattr(options, n), n, made) for n in ("data", "test", "public")
     }
@@ -246,15 +246,6 @@ def _ranges(said: list[str], made: Whole) -> dict[str, tuple[float, float]]:
 
 def _attacks(names: list[str] | None) -> list[Attempt] | None:
     return None if names is None else [a for a in attempts() if a.name in names]
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder in which nothing can be written; none is made yet."""
-    there = next(f for f in (folder, *folder.absolute().parents) if f.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"`--out` must be a folder in which files can be written, got {folder}."
-        )
 
 
 def _written(found: Report, folder: Path) -> list[Path]:

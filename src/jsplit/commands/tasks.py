@@ -17,6 +17,7 @@ import numpy as np
 from jsplit import party as parties
 from jsplit.commands import epochs
 from jsplit.commands.brought import Gathered, Given, gather
+from jsplit.commands.outputs import check_file
 from jsplit.commands.statuses import DONE, STOPPED
 from jsplit.commands.stopping import Lines, asked_to_stop, say, stopped_at_once
 from jsplit.core.base import PyTree
@@ -138,6 +139,8 @@ def infer(options: argparse.Namespace) -> int:
             name: given[name] for name in ("own", "data", "ids", "links") & given.keys()
         }
         predicts = options.command == "predict"
+        if predicts and _gives_outputs(agreed, options.party):
+            check_file(_archive_of(options.out))
         work = parties.predict if predicts else parties.evaluate
         result = work(
             agreed,
@@ -188,11 +191,20 @@ def _as_json(result: parties.Result) -> str:
     return json.dumps(line, allow_nan=False)
 
 
+def _gives_outputs(agreed: parties.Agreement, party: str) -> bool:
+    """Whether a party computes some of the outputs."""
+    topology, role = agreed.topology_of_strangers, agreed.turns.role[party]
+    return any(topology.node[name].party == role for name in topology.sinks)
+
+
+def _archive_of(file: Path) -> Path:
+    """The file as NumPy itself calls it, of a name that it is given."""
+    return file if file.suffix == ".npz" else file.with_name(f"{file.name}.npz")
+
+
 def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     """Write outputs for this party alone; gives the file."""
-    # As NumPy itself does it, of a file that it is given by name.
-    if file.suffix != ".npz":
-        file = file.with_name(f"{file.name}.npz")
+    file = _archive_of(file)
     with whole_file(file) as f:
         np.savez(f, allow_pickle=False, **arrays)
     return file
