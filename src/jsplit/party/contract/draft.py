@@ -152,9 +152,7 @@ def agreement(
     # Before `lead`, whose error would blame a lead taken from addresses that are none.
     check_addresses(addresses)
     of_topology = _of_topology(topology, params)
-    losses, around = of_topology["losses"], None
-    if turns is not None:
-        around = steps_around(checked_turns(turns, topology.parties)["order"])
+    losses, around = of_topology["losses"], _around(turns, topology.parties)
     said: dict[str, object] = {
         **of_topology,
         **drafted(epochs, steps, checkpoint, size, losses, around),
@@ -180,6 +178,11 @@ def agreement(
         "hosts": dict(hosts or {}),
     }
     return parsed(with_format(said))
+
+
+def _around(turns: Mapping[str, object] | None, roles: Sequence[str]) -> int | None:
+    """Steps once round the order of clients that take turns; `None` if none do."""
+    return None if turns is None else steps_around(checked_turns(turns, roles)["order"])
 
 
 def _scale_in_words(scale: DynamicScale | float | None) -> object:
