@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
+import jsplit
 from jsplit import party
+from tests.party.federation import together
 
 
 class Killed(Exception):
@@ -29,7 +32,7 @@ class Kills:
             raise Killed
 
 
-def until_done(fit: Callable[[Kills], party.Fitted], at: Iterable[object]):
+def _until_done(fit: Callable[[Kills], party.Fitted], at: Iterable[object]):
     """What a party is left with that is started again wherever it is killed.
 
     Args:
@@ -42,3 +45,39 @@ def until_done(fit: Callable[[Kills], party.Fitted], at: Iterable[object]):
             return fit(kills)
         except Killed:
             continue
+
+
+def all_fitted(
+    agreed: party.Agreement,
+    topology: jsplit.Topology,
+    given: Callable[[str], Mapping],
+    folder: Path | None = None,
+    kills: Mapping[str, Iterable[object]] | None = None,
+) -> dict:
+    """What all parties of a training by epochs are left with, or the errors they raise.
+
+    Args:
+        agreed: what they have agreed on.
+        topology: which all of them know.
+        given: what a party gives to `party.fit`, by its name.
+        folder: of the folders of all.
+        kills: where each is killed, and started again.
+    """
+    transport = party.MemoryTransport()
+
+    def one(name):
+        def fit(kills):
+            return party.fit(
+                agreed,
+                name,
+                topology,
+                credentials=party.PlaintextWithoutIdentity(name),
+                remind=0.2,
+                transport=transport,
+                folder=folder and folder / name,
+                **{"callbacks": [kills], **given(name)},
+            )
+
+        return _until_done(fit, (kills or {}).get(name, ()))
+
+    return together(agreed.parties, one)

@@ -18,7 +18,7 @@ from jsplit.party.contract.record_order import places_of
 from jsplit.party.crossings_of_epochs import EpochFrames
 from jsplit.populations.round import Round
 from tests.party.federation import bits, checked, layer, together
-from tests.party.killing import until_done
+from tests.party.killing import all_fitted
 
 BATCH, EPOCHS, SEED, VALIDATED = 4, 3, 3, 9
 ORDER = [("north", 2), ("south", 3)]
@@ -69,7 +69,6 @@ def agreed_with(labels="server", handoff="peer", microbatches=1, **epochs):
 def fitted(agreed, labels="server", folder=None, kills=None, own=None, **of_decider):
     """What all parties are left with; each is started again wherever it is killed."""
     topology, train, validation = problem(labels)
-    transport = party.MemoryTransport()
     decides = "server" if labels == "server" else "south"
 
     def given(name):
@@ -78,30 +77,13 @@ def fitted(agreed, labels="server", folder=None, kills=None, own=None, **of_deci
         held = [*held, *([agreed.weight] if agreed.weight and held else [])]
         mine = {c: {f: x[f] for f in held} for c, x in weighed.items()}
         found = {"data": mine if name == "server" else mine[name]}
-        found["optimizer"] = optax.adam(0.01)
+        found |= {"optimizer": optax.adam(0.01), "ids_key": bytes(32)}
         if agreed.epochs.validation and name != "north":
             found["validation"] = {f: validation[f] for f in held if f in validation}
         found |= of_decider if name == decides else {}
         return found | (own(name) if own else {})
 
-    def one(name):
-        def fit(kills):
-            return party.fit(
-                agreed,
-                name,
-                topology,
-                credentials=party.PlaintextWithoutIdentity(name),
-                remind=0.2,
-                transport=transport,
-                folder=folder and folder / name,
-                callbacks=[kills],
-                ids_key=bytes(32),
-                **given(name),
-            )
-
-        return until_done(fit, (kills or {}).get(name, ()))
-
-    found = together(agreed.parties, one)
+    found = all_fitted(agreed, topology, given, folder, kills)
     checked(found)
     return found
 

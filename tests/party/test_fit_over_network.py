@@ -29,7 +29,7 @@ from jsplit.wire.errors import Refused, RemoteProtocolError
 from jsplit.wire.rota import Rota
 from jsplit.wire.terms import Crossing, Terms
 from tests.party.federation import bits, checked, free_port, layer, together
-from tests.party.killing import until_done
+from tests.party.killing import all_fitted
 
 RECORDS, BATCH, EPOCHS, STEPS, SEED = 22, 4, 3, 5, 3
 
@@ -71,33 +71,18 @@ def agreed_with(weight="", nonfinite="refuse", **epochs):
 def fitted(agreed, folder=None, kills=None, own=None, **of_server):
     """What all parties are left with; each is started again wherever it is killed."""
     topology, train, validation = problem()
-    transport = party.MemoryTransport()
 
-    def one(name):
+    def given(name):
         held = topology.holds[name]
-        given = {
+        found = {
             "data": {f: train[f] for f in held},
             "validation": {f: validation[f] for f in held},
             "optimizer": optax.adam(0.01),
         }
-        given |= of_server if name == "server" else {}
+        found |= of_server if name == "server" else {}
+        return found | (own(name) if own else {})
 
-        def fit(kills):
-            more = {"callbacks": [kills], **given}
-            return party.fit(
-                agreed,
-                name,
-                topology,
-                credentials=party.PlaintextWithoutIdentity(name),
-                remind=0.2,
-                transport=transport,
-                folder=folder and folder / name,
-                **(more | own(name) if own else more),
-            )
-
-        return until_done(fit, (kills or {}).get(name, ()))
-
-    return together(agreed.parties, one)
+    return all_fitted(agreed, topology, given, folder, kills)
 
 
 def sound(found) -> dict[str, party.Fitted]:

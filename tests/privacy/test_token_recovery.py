@@ -134,6 +134,8 @@ SEEN = seen_of(TABLE[PRIVATE])
         ({"public": None}, "`public`"),
         ({"public": PUBLIC.astype(float)}, "`public`"),
         ({"query": block(PUBLIC)[:-1]}, "`query`"),
+        ({"query": lambda tokens: {}}, "`query`"),
+        ({"query": lambda tokens: 0.0}, "`query`"),
         ({"tokens": PRIVATE[:, :3]}, "`tokens`"),
         ({"tokens": -jnp.ones_like(PRIVATE)}, "`tokens`"),
         ({"vocabulary": 20}, "below `vocabulary`"),

@@ -23,5 +23,5 @@ def times_power(x: jax.Array, exponent: jax.Array) -> jax.Array:
     """
     # By a product of two numbers for all entries, which costs half of an `ldexp` of each;
     # and not by `exp2`, which rounds whole powers too.
-    half, one = exponent // 2, jnp.ones((), x.dtype)
+    half, one = exponent // 2, jax.lax.full((), 1, x.dtype)
     return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)

@@ -142,7 +142,7 @@ def _public(public: PyTree, true: np.ndarray, vocabulary: int) -> np.ndarray:
 def _pairs(query: Query, text: np.ndarray, came: jax.Array) -> Known:
     """Activations of public tokens, one by one, with those that came."""
     asked = query(jnp.asarray(np.maximum(text, 0))) if callable(query) else query
-    answers, width = by_position("query", asked), came.shape[2]
+    answers, width = by_position("query", asked, len(text)), came.shape[2]
     if answers.shape != (*text.shape, width):
         raise ValueError(
             f"`query` must give activations {(*text.shape, width)} of `public`, got "

@@ -55,6 +55,15 @@ def received(traffic: Traffic, value: str | None) -> jax.Array:
     Raises:
         ValueError: if none came, they are of several steps, or not finite.
     """
+    return laid_out(*as_received(traffic, value))
+
+
+def as_received(traffic: Traffic, value: str | None) -> tuple[str, PyTree, int]:
+    """The name of activations that came, these as they are, and of how many records.
+
+    Raises:
+        ValueError: if none came, or they are of several steps.
+    """
     party = shown(traffic.party)
     name = pick(traffic.received, value, f"activations that came to {party}")
     step = np.asarray(traffic.step)
@@ -63,7 +72,7 @@ def received(traffic: Traffic, value: str | None) -> jax.Array:
             "`traffic` must be of one model, got records of several steps, between "
             "which it learned: take an inference of the records, or one step."
         )
-    return laid_out(name, traffic.received[name], len(step))
+    return name, traffic.received[name], len(step)
 
 
 def laid_out(name: str, value: PyTree, records: int) -> jax.Array:

@@ -11,9 +11,8 @@ import numpy as np
 
 from jsplit.core.base import PyTree
 from jsplit.core.checks import shown
-from jsplit.privacy.attacks.attack import pick
 from jsplit.privacy.attacks.inputs.inversion import Inversion
-from jsplit.privacy.attacks.inputs.seen import laid_out, received
+from jsplit.privacy.attacks.inputs.seen import as_received, laid_out
 from jsplit.privacy.measures.bootstrap import interval
 from jsplit.privacy.measures.records import array_of
 from jsplit.privacy.scores import Adversary, Budget, Score
@@ -32,22 +31,26 @@ def integers(name: str, given: PyTree) -> np.ndarray:
     return found.astype(np.int64)
 
 
-def by_position(name: str, value: PyTree) -> jax.Array:
+def by_position(name: str, value: PyTree, records: int) -> jax.Array:
     """A value as one array, [records, positions, width].
 
     Args:
         name: of the value, for the error.
         value: that array; or a pytree, as where a mask is carried with it, of which the
             floating arrays that are of positions lie side by side.
+        records: how many it is of.
 
     Returns:
         float32 [records, positions, width], or of another shape if it is none such.
+
+    Raises:
+        ValueError: if it is not of so many records, or not finite.
     """
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(value)]
     floating = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
     wide = [x for x in floating if x.ndim == 3]
     if len(leaves) == 1 or len({x.shape[:2] for x in wide}) != 1:
-        return laid_out(name, value, len(leaves[0]))
+        return laid_out(name, value, records)
     return jnp.concatenate([array_of(name, x) for x in wide], -1)
 
 
@@ -55,10 +58,7 @@ def came_of(
     traffic: Traffic, tokens: PyTree, value: str | None
 ) -> tuple[jax.Array, np.ndarray]:
     """Activations by position, and the truth."""
-    received(traffic, value)  # Which refuses what is of no use.
-    party = shown(traffic.party)
-    name = pick(traffic.received, value, f"activations that came to {party}")
-    came = by_position(name, traffic.received[name])
+    came = by_position(*as_received(traffic, value))
     true = integers("tokens", tokens)
     if came.ndim != 3 or came.shape[:2] != true.shape:
         raise ValueError(
