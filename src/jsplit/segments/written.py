@@ -113,22 +113,12 @@ class Looking:
         self._parameters = parameters
         self._warned = False
 
-    def state_after(
-        self,
-        run: _Run,
-        params: Params,
-        state: State,
-        key: jax.Array,
-        inputs: tuple[PyTree, ...],
-    ) -> State:
+    def state_after(self, run: _Run, *given: PyTree) -> State:
         """The shapes of the state after a call.
 
         Args:
             run: the call.
-            params: as they go in.
-            state: as it goes in.
-            key: of the call.
-            inputs: of the call.
+            given: parameters, state, key and inputs, as they go in.
 
         Returns:
             The state as `jax.eval_shape` gives it.
@@ -138,9 +128,9 @@ class Looking:
                 no optimizer trains.
         """
         left = Left(self._parameters)
-        closed, (own, _, after) = _traced(run, left, params, state, key, inputs)
-        given, found = by_path(params), by_path(own)
-        _refuse_others(given.paths, found.paths)
+        closed, (own, _, after) = _traced(run, left, *given)
+        found = by_path(own)
+        _refuse_others(by_path(given[0]).paths, found.paths)
         # Those come first of all arguments, and of all results, and in the same order.
         same = passed_on(closed)[: len(found.paths)]
         pairs = zip(found.paths, found.shapes, strict=True)
@@ -151,15 +141,7 @@ class Looking:
             _warn(written, left.attributes)
         return after
 
-    def check_made(
-        self,
-        made: State,
-        run: _Run,
-        params: Params,
-        state: State,
-        key: jax.Array,
-        inputs: tuple[PyTree, ...],
-    ) -> None:
+    def check_made(self, made: State, run: _Run, *given: PyTree) -> None:
         """Refuse state that a call makes, and that would not be made anew in plain Flax.
 
         There the next call finds it. So it is looked whether a call of a module that has
@@ -168,25 +150,22 @@ class Looking:
         Args:
             made: shapes of what a call makes, as part of the state.
             run: the call.
-            params: as they go in.
-            state: as it goes in.
-            key: of the call.
-            inputs: of the call.
+            given: parameters, state, key and inputs, as they go in.
 
         Raises:
             ValueError: naming what it makes.
         """
         left = Left(self._parameters)
-        first, _ = _traced(run, left, params, state, key, inputs)
+        first, _ = _traced(run, left, *given)
         paths, shapes, _ = by_path(made)
-        count = len(jax.tree.leaves((params, state, key, inputs)))
+        count = len(jax.tree.leaves(given))
 
         def again(values: list[jax.Array], *given: PyTree) -> PyTree:
             pairs = zip(paths, values, strict=True)
             had = {path: left.kinds[path](x) for path, x in pairs}
             return _program(run, Left(self._parameters, had))(*given)
 
-        second = jax.make_jaxpr(again)(shapes, params, state, key, inputs)
+        second = jax.make_jaxpr(again)(shapes, *given)
         reads = dependence(second.jaxpr, [1] * len(paths) + [0] * count)
         if any(reads) or _operations(first) != _operations(second):
             raise _made_anew(paths[0])
@@ -203,10 +182,8 @@ def _made_anew(path: Path) -> ValueError:
 def _program(run: _Run, left: Left) -> Callable[..., tuple[Params, PyTree, State]]:
     """A call of which the parameters that it leaves are a result as well."""
 
-    def program(
-        params: Params, state: State, key: jax.Array, inputs: tuple[PyTree, ...]
-    ) -> tuple[Params, PyTree, State]:
-        output, after = run(params, state, key, inputs, True, left)
+    def program(*given: PyTree) -> tuple[Params, PyTree, State]:
+        output, after = run(*given, train=True, left=left)
         return left.params, output, after
 
     return program
