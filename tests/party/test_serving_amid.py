@@ -107,7 +107,7 @@ def test_a_connection_that_is_lost_amid_a_batch_costs_no_session_of_another():
 
 
 def test_of_more_sessions_than_there_is_room_for_all_others_go_on():
-    """33 where 32 may be: one is told to come again, and nobody waits for it."""
+    """Six where five may be: one is told to come again, and nobody waits for it."""
     with serving(sessions=5, together=4) as server, server.ask(length=LENGTH) as first:
         gate = threading.Barrier(6)
 

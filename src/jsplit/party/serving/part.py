@@ -21,7 +21,7 @@ from jsplit.party.contract import schema
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.placeholders import Own
 from jsplit.party.contract.unread import unread_of, whole
-from jsplit.party.serving.words import model_of, run_of, stamp_of
+from jsplit.party.serving.words import Model, run_of, stamp_of
 from jsplit.party.task import INFERENCE
 from jsplit.topology.graph import Topology
 from jsplit.training.cached_walk import call_walk
@@ -47,6 +47,7 @@ class Part:
         own: its segments.
         links: links of its own, by the names that the agreement gives them.
         state: what it has learned.
+        model: its step and hash, as they are known of it.
         asker: the role that asks, to which outputs go.
         sequence: whether calls are pieces of a sequence, by caches; else each is of
             records of its own.
@@ -69,6 +70,7 @@ class Part:
         own: Own,
         links: Mapping[str, Link] | None,
         state: PartyState,
+        model: Model,
         asker: str,
         *,
         sequence: bool,
@@ -105,7 +107,7 @@ class Part:
         # of two answers with one noise the difference would have none.
         self.apart = b""
         if self.alone:
-            self.apart = run_of(agreed) + stamp_of(model_of(state)).tobytes()
+            self.apart = run_of(agreed) + stamp_of(model).tobytes()
         self.outputs: dict[str, schema.Words] = {}
         self.proved = False
         self.like = lru_cache(maxsize=256)(self._like)

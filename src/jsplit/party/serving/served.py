@@ -162,6 +162,7 @@ class Brought:
                 self.own,
                 self.links,
                 self.state,
+                self.model,
                 asker,
                 sequence=sequence,
             )
