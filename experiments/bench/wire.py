@@ -20,7 +20,6 @@ several times that.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 import jsplit
+from experiments.common.report import write_rows
 from experiments.network.delayed_link import measure
 from experiments.network.echo_servers import ECHO, Trip
 
@@ -164,8 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         rows = round_trips(folder / "certs", options.seconds)
         show_trips(rows)
         rows += steps(folder, options.steps, options.batches)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "bench_wire.json").write_text(json.dumps(rows, indent=1))
+    write_rows(options.out / "bench_wire.json", rows)
     return rows
 
 

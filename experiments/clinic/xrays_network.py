@@ -66,9 +66,8 @@ def hospital(parts: list[Arrays], epochs: int, width: int, out: Path) -> dict:
     fitted = jsplit.party.fit(*me, records, **sure, **kept, **balanced, **watched)
     print(fitted.history)
     fitted.history.plot().savefig(out / "history.png")
-    last, best = len(test["label"]), out / "hospital" / "best"
-    test = test | {"counts": np.ones(last, np.float32)}
-    of_test = {"records": last, "checkpoint": best}
+    count, best = len(test["label"]), out / "hospital" / "best"
+    of_test = {"records": count, "checkpoint": best}
     found = jsplit.party.evaluate(*me, test, **sure, **of_test)
     row = {"best": fitted.history.best, "auc": found.metrics["auc"]}
     return row | {"rows": [dict(x) for x in fitted.history.rows]}

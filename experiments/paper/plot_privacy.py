@@ -19,11 +19,8 @@ from matplotlib.ticker import NullFormatter
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 ATTACKS = ("norm", "cosine", "clusters", "completion")
 DRAWN = 10  # records a row
-TICKS = (
-    1,
-    2,
-    5,
-)  # of a decade of a mean squared error, or the first where there are many
+# Of each decade of a mean squared error; the first alone where there are many decades.
+TICKS = (1, 2, 5)
 LEAST = 1e-3  # of an axis of such errors: what lies below is none to see
 
 

@@ -15,7 +15,6 @@ hijacks the training (FSHA, `https://arxiv.org/abs/2012.02670`, whose authors pr
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
@@ -198,14 +197,13 @@ def main() -> None:
     report.table(
         options.data, COLUMNS, [cells(*row, beside="SSIM", digits=4) for row in rows]
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     kept = [
         {"what": what, "attack": s.attack, "measure": s.measure, "value": s.value}
         | {"interval": s.interval, "control": s.control, "chance": s.chance}
         | {"seconds": s.budget.seconds, "more": dict(s.more)}
         for what, s in rows
     ]
-    options.out.write_text(json.dumps(kept, indent=1))
+    report.write_rows(options.out, kept)
 
 
 if __name__ == "__main__":

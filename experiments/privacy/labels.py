@@ -21,7 +21,6 @@ Fu et al. 2022 complete the bottom of a vertical client by a head from 40 labels
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -295,7 +294,6 @@ def main() -> None:
             rows[name] = run()
             table = [cells(*row) for row in rows[name]]
             report.table(name, COLUMNS, table)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     kept = [
         {"part": part, "what": what, "attack": s.attack, "value": s.value}
         | {"interval": s.interval, "control": s.control, "chance": s.chance}
@@ -303,7 +301,7 @@ def main() -> None:
         for part, found in rows.items()
         for what, s in found
     ]
-    options.out.write_text(json.dumps(kept, indent=1))
+    report.write_rows(options.out, kept)
 
 
 if __name__ == "__main__":

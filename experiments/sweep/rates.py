@@ -14,7 +14,6 @@ writes its rows to `sweep.json`.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 from collections.abc import Sequence
 from functools import partial
@@ -28,7 +27,7 @@ from flax import linen
 
 import jsplit
 from experiments.common.data import load
-from experiments.common.report import table
+from experiments.common.report import table, write_rows
 
 CUTS = ("first", "second")
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
@@ -118,8 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict]:
         rows = [row for found in pool.map(one, CUTS) for row in found]
 
     show(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "sweep.json").write_text(json.dumps(rows, indent=1))
+    write_rows(options.out / "sweep.json", rows)
     return rows
 
 
