@@ -80,6 +80,43 @@ def test_what_is_handed_over_has_a_crossing_for_each_client_and_not_for_each_two
         assert len(made.rota.handed) <= 2 * clients
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(1, 3)), min_size=1, max_size=5
+    ),
+    st.booleans(),
+)
+def test_whoever_has_a_turn_has_all_that_was_learned_before_it(order, by_epochs):
+    """By any order, also of clients with several turns in it; in the end all have it."""
+    around = sum(n for _, n in order)
+    said = turns({c: {"client": c} for c in "abc"}, order)
+    every, steps = around if by_epochs else 0, 3 * around
+    made, known = (
+        Turns(said, ["client", "server"], steps, every=every),
+        dict.fromkeys("abc", 0),
+    )
+
+    def hand_over(step, to_all):
+        by_party = {
+            p: {h for _, h in made.handovers_of(p, step, to_all=to_all)} for p in "abc"
+        }
+        every_one = set().union(*by_party.values())
+        for h in every_one:
+            assert h in by_party[h.sender] and h in by_party[h.receiver]
+        known.update({h.receiver: known[h.sender] for h in every_one})
+
+    for step in range(steps):
+        hand_over(step, to_all=False)
+        client = "abc"[made.client(step)]
+        assert known[client] == step
+        known[client] = step + 1
+        at = made.taken_by_all(step)
+        assert (at is not None) == ((step + 1) % (every or steps) == 0)
+        if at is not None:
+            hand_over(at, to_all=True)
+            assert {*known.values()} == {step + 1}
+
+
 def test_only_the_client_whose_turn_ends_may_hand_over():
     """A head of any client is one of the agreement's; in a step it is of one of them."""
     made = turns_of(3)
