@@ -67,6 +67,7 @@ def hospital(parts: list[Arrays], epochs: int, width: int, out: Path) -> dict:
     print(fitted.history)
     fitted.history.plot().savefig(out / "history.png")
     count, best = len(test["label"]), out / "hospital" / "best"
+    test = test | {"counts": np.ones(count, np.float32)}
     of_test = {"records": count, "checkpoint": best}
     found = jsplit.party.evaluate(*me, test, **sure, **of_test)
     row = {"best": fitted.history.best, "auc": found.metrics["auc"]}
