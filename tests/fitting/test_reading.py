@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jsplit.fitting.class_weights import record_weights
 from jsplit.fitting.client_rounds import validation_round
 from jsplit.fitting.history import Running
 from jsplit.fitting.pieces import digest, digest_of_all
-from jsplit.fitting.plan import measuring, told_apart
+from jsplit.fitting.plan import config_of, measuring, told_apart
 from jsplit.fitting.records import Piece
 from tests.fitting.common import BATCH, RECORDS, algorithm, some, topology, trainer
 
@@ -33,7 +34,7 @@ def source_of(trains, data=None, **change):
     return Asked(**(usual | change)).source(trains, data or some())
 
 
-def read_in(source, epoch=0):
+def read_in(source, epoch=0) -> list[Any]:
     return [read() for read in source.pieces(epoch)]
 
 
@@ -86,7 +87,7 @@ def test_any_integer_and_any_key_is_one(key):
 
 
 def test_devices_that_do_not_divide_the_last_batch_are_named_before_the_first():
-    config = trainer().config._replace(mesh={"server": SimpleNamespace(size=2)})
+    config = config_of(trainer())._replace(mesh={"server": SimpleNamespace(size=2)})
     spread = trainer()._replace(config=config)
     assert source_of(spread).settings["records"] == RECORDS
     with pytest.raises(ValueError, match="batch of 3 examples.*the mesh of `server`"):
@@ -190,10 +191,13 @@ def test_validation_of_rounds_is_one_round_that_every_client_measures_if_it_must
 
 
 def test_a_validation_in_pairs_is_measured_with_their_weights():
-    alone = SimpleNamespace(evaluate=lambda state, given: [*given])
+    alone: Any = SimpleNamespace(evaluate=lambda state, given: [*given])
     weight = np.ones(RECORDS)
-    measured = [measuring(alone, x, 4)(None, 0) for x in ([(some(), weight)], [some()])]
-    assert measured[0][0][1] is weight and measured[1][0].keys() == some().keys()
+    found: list[Any] = []
+    for given in ([(some(), weight)], [some()]):
+        measure: Any = measuring(alone, given, 4)
+        found += measure(None, 0)
+    assert found[0][1] is weight and found[1].keys() == some().keys()
 
 
 def losses(value):

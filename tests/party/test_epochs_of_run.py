@@ -194,7 +194,7 @@ def test_steps_that_are_left_out_count_for_nothing_also_after_going_back():
     rows = run.goes().rows
     # Its number of faults stays, and what is computed again is counted anew.
     run.faults.count += 1
-    assert run.goes(3).rows == rows
+    assert run.goes(4).rows == rows
     assert [*rows][:2] == [{"loss": 2, "skipped": 1}, {"loss": 3, "skipped": 1}]
 
 
@@ -243,12 +243,13 @@ def test_a_record_of_epochs_can_be_read_as_often_as_it_is_gone_back_to():
     with pytest.raises(ValueError, match="step 3 is none of `jsplit.party.fit`"):
         kept.read(3, History())
     # What is other data may be so by another argument, which is named first.
-    for others, name in (
+    cases: list[tuple[dict[str, object], str]] = [
         ({"data": 2, "epochs": 2}, "data"),
         ({"data": 2, "epochs": 3}, "epochs"),
         ({"data": 1, "epochs": 2, "mode": "max"}, "mode"),
         ({"data": 1}, "epochs"),
-    ):
+    ]
+    for others, name in cases:
         kept.settings = others
         with pytest.raises(ValueError, match=f"another `{name}`"):
             kept.read(5, History())

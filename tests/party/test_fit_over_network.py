@@ -10,6 +10,7 @@ import threading
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -317,7 +318,7 @@ def test_who_is_asked_to_stop_ends_after_the_step_and_goes_on_to_the_bit(tmp_pat
 def test_it_begins_with_a_state_as_one_process_does_and_tells_what_crossed(monkeypatch):
     # The guard is that of the party, which need not find something to look at here.
     looked = []
-    guard = SimpleNamespace(
+    guard: Any = SimpleNamespace(
         begin=looked.append,
         ended=looked.append,
         saved=lambda step, committed: None,
