@@ -189,13 +189,13 @@ def test_a_training_that_uses_up_its_states_is_the_same_and_keeps_the_best():
     assert same(params(using.best), params(plain.best))
 
 
-def test_a_state_that_is_the_last_and_the_best_is_not_used_up_when_it_goes_on():
+def test_a_state_that_is_the_last_and_the_best_is_not_used_up_when_it_goes_on(tmp_path):
     # The loss falls, so by its maximum the first epoch is the best.
-    given = {"batch": BATCH, "monitor": "loss", "mode": "max"}
+    given = {"batch": BATCH, "monitor": "loss", "mode": "max", "folder": tmp_path}
     using = trainer(nonfinite="skip", donate=True)
     begun = jsplit.fit(using, some(), epochs=1, **given)
     first = jax.tree.map(np.asarray, params(begun.state))
-    more = jsplit.fit(using, some(), epochs=2, state=begun, **given)
+    more = jsplit.fit(using, some(), epochs=2, **given)
     assert more.history.best == 0 and same(params(more.best), first)
 
 
