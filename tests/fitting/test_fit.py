@@ -281,7 +281,7 @@ def test_a_schedule_by_epoch_holds_for_its_steps():
         np.testing.assert_allclose(smooth(step), by_epoch(step / steps), rtol=1e-6)
     # A count that is no float32 is counted all the same.
     many = (1 << 24) + 1
-    assert jsplit.fitting.by_epoch(lambda epoch: epoch, 1)(many) == many
+    assert int(jsplit.fitting.by_epoch(lambda epoch: epoch, 1)(many)) == many
 
 
 def test_a_column_that_there_will_not_be_is_refused_before_a_step_is_taken():
