@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jsplit
+from jsplit.fitting import tally
 from tests.fitting.common import (
     BATCH,
     RECORDS,
@@ -20,6 +21,8 @@ from tests.fitting.common import (
     topology,
     trainer,
 )
+
+PEOPLE = jsplit.population.iid(RECORDS, 2)
 
 
 def order(epoch, key=0, records=RECORDS):
@@ -93,6 +96,11 @@ def test_the_ragged_batch_is_traced_once_and_no_step_is_waited_for(monkeypatch):
     # The first state is made by shapes of a full batch; no step is traced again.
     assert (2, 3) in traced[:before] and (2, 3) not in traced[before:]
     assert fetched == [3, 3, 3]
+    whole = jsplit.fit(one, some(), epochs=1, batch=BATCH)
+    monkeypatch.setattr(tally, "_FETCHED", 2)
+    pieces = jsplit.fit(one, some(), epochs=1, batch=BATCH)
+    assert fetched == [3, 3, 3, 3, 2, 1]
+    assert pieces.history.rows == whole.history.rows
 
 
 def test_weights_of_classes_count_as_their_records_said_again():
@@ -152,14 +160,15 @@ def test_an_epoch_of_an_algorithm_is_a_round_of_its_population(version):
     np.testing.assert_allclose(row["val_loss"], measured.loss, rtol=1e-5)
     np.testing.assert_allclose(row["val_gap"], measured.metrics["gap"], rtol=1e-5)
     drawing = lambda epoch: people.round(data, epoch, batch=BATCH)  # noqa: E731
+    asked = []
     again = jsplit.fit(
         algorithm(version),
         drawing,
         epochs=2,
-        validation=everybody,
+        validation=lambda epoch: asked.append(epoch) or everybody,
         hyperparams={"learning_rate": lambda epoch: 0.1 / (epoch + 1)},
     )
-    assert same(again.state, by_hand)
+    assert same(again.state, by_hand) and asked[-2:] == [0, 1]
 
 
 def test_a_step_that_is_left_out_is_not_in_the_mean():
@@ -178,6 +187,16 @@ def test_a_training_that_uses_up_its_states_is_the_same_and_keeps_the_best():
     using = jsplit.fit(trainer(nonfinite="skip", donate=True), some(), **given, **asked)
     assert using.history.rows == plain.history.rows
     assert same(params(using.best), params(plain.best))
+
+
+def test_a_state_that_is_the_last_and_the_best_is_not_used_up_when_it_goes_on(tmp_path):
+    # The loss falls, so by its maximum the first epoch is the best.
+    given = {"batch": BATCH, "monitor": "loss", "mode": "max", "folder": tmp_path}
+    using = trainer(nonfinite="skip", donate=True)
+    begun = jsplit.fit(using, some(), epochs=1, **given)
+    first = jax.tree.map(np.asarray, params(begun.state))
+    more = jsplit.fit(using, some(), epochs=2, **given)
+    assert more.history.best == 0 and same(params(more.best), first)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +220,11 @@ def test_a_training_that_uses_up_its_states_is_the_same_and_keeps_the_best():
         ({"mode": "best"}, "mode"),
         ({"patience": 0}, "patience"),
         ({"min_delta": -1.0}, "min_delta"),
+        ({"min_delta": np.nan}, "min_delta"),
+        ({"class_weight": {0: 1.0, 1: -1.0}}, "class_weight"),
         ({"every": 2}, "folder"),
-        ({"population": jsplit.population.iid(RECORDS, 2)}, "population"),
+        ({"every": 0, "folder": "/dev/null/none"}, "every"),
+        ({"population": PEOPLE}, "population"),
         ({"hyperparams": {"momentum": lambda epoch: 0.9}}, "momentum"),
         ({"state": 3}, "state"),
         ({"data": (x for x in ())}, "data"),
@@ -211,6 +233,10 @@ def test_a_training_that_uses_up_its_states_is_the_same_and_keeps_the_best():
         ({"data": 3}, "data"),
         ({"data": [some()], "batch": 2}, "batch"),
         ({"data": [some()], "shuffle": False}, "shuffle"),
+        ({"data": [some()], "last": "pad"}, "last"),
+        ({"data": [some()], "weight": np.ones(RECORDS)}, "weight"),
+        ({"data": [some()], "class_weight": "balanced"}, "class_weight"),
+        ({"data": [some()], "population": PEOPLE}, "population"),
         ({"validation": [3]}, "validation"),
         ({"validation": []}, "validation"),
         ({"callbacks": [3]}, "callbacks"),
@@ -219,6 +245,8 @@ def test_a_training_that_uses_up_its_states_is_the_same_and_keeps_the_best():
         ({"callbacks": print}, "callbacks"),
         ({"trainer": 3}, "trainer"),
         ({"trainer": "algorithm"}, "population"),
+        ({"trainer": "algorithm", "population": PEOPLE, "last": "pad"}, "last"),
+        ({"trainer": "algorithm", "population": PEOPLE, "shuffle": False}, "last"),
         ({"trainer": "algorithm", "data": [some()]}, "round"),
     ],
 )
@@ -251,6 +279,9 @@ def test_a_schedule_by_epoch_holds_for_its_steps():
     for step in range(12):
         assert rate(step) == by_epoch(step // steps)
         np.testing.assert_allclose(smooth(step), by_epoch(step / steps), rtol=1e-6)
+    # A count that is no float32 is counted all the same.
+    many = (1 << 24) + 1
+    assert int(jsplit.fitting.by_epoch(lambda epoch: epoch, 1)(many)) == many
 
 
 def test_a_column_that_there_will_not_be_is_refused_before_a_step_is_taken():
@@ -266,6 +297,31 @@ def test_a_column_that_there_will_not_be_is_refused_before_a_step_is_taken():
             callbacks=[SimpleNamespace(on_step=told.append)],
         )
     assert not told
+
+
+def test_epochs_are_compared_by_what_was_set_by_hand_or_by_the_rate_that_is_kept():
+    given = {"epochs": 3, "batch": RECORDS, "mode": "min"}
+    by_hand = {"b1": lambda epoch: [0.75, 0.25, 0.5][epoch]}
+    asked = {"hyperparams": by_hand, "monitor": "b1"}
+    assert jsplit.fit(trainer(), some(), **given, **asked).history.best == 1
+    rate = {"monitor": "learning_rate"}
+    assert jsplit.fit(trainer(), some(), **given, **rate).history.best == 0
+    # Whether there is one shows in a state alone.
+    with pytest.raises(ValueError, match="`monitor` must be one of loss, got"):
+        plain = jsplit.fused(topology(), optax.sgd(0.1))
+        jsplit.fit(plain, some(), **given, **rate)
+
+
+def test_a_trainer_that_records_trains_the_same_and_callbacks_have_its_records():
+    recorded = []
+    watched = SimpleNamespace(on_step=lambda step, told: recorded.append(told))
+    given = {"epochs": 1, "batch": RECORDS}
+    plain = jsplit.fit(trainer(), some(), **given)
+    recording = jsplit.record(trainer(), norms=True, crossed=False)
+    found = jsplit.fit(recording, some(), callbacks=[watched], **given)
+    assert same(found.state, plain.state)
+    assert found.history.rows == plain.history.rows
+    assert [type(x).__name__ for x in recorded] == ["Recorded"]
 
 
 def test_what_is_empty_in_a_later_epoch_is_named():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from functools import cache
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import jsplit
 from jsplit.fitting import saved
+from jsplit.fitting.interrupts import interruptible
 from tests.fitting.common import BATCH, RECORDS, algorithm, same, some, trainer
 
 GIVEN = {
@@ -89,8 +91,11 @@ def test_killed_after_any_epoch_it_goes_on_and_a_file_of_rows_has_each_once(tmp_
         with pytest.raises(Killed):
             killed = [*watched, KilledAt(epoch=epoch)]
             jsplit.fit(trainer(), some(), folder=folder, callbacks=killed, **GIVEN)
-        again = jsplit.fit(trainer(), some(), folder=folder, callbacks=watched, **GIVEN)
-        assert equal(again, whole())
+        told = []
+        going = [*watched, lambda one: told.append(one.number)]
+        again = jsplit.fit(trainer(), some(), folder=folder, callbacks=going, **GIVEN)
+        # What was not kept is told again.
+        assert equal(again, whole()) and told == [*range(epoch, 2)]
         lines = file.read_text().splitlines()
         assert [line.partition(",")[0] for line in lines] == ["epoch", "0", "1"]
 
@@ -206,6 +211,93 @@ def test_an_order_that_is_drawn_anew_cannot_go_on(tmp_path):
         jsplit.fit(trainer(), Loader(), epochs=2, folder=tmp_path)
 
 
+def batches(count=3):
+    """Records as they lie, in batches."""
+    starts = range(0, count * BATCH, BATCH)
+    return [{n: x[i : i + BATCH] for n, x in some().items()} for i in starts]
+
+
+def test_an_epoch_that_gives_less_than_before_cannot_go_on(tmp_path):
+    killed = {"every": 1, "callbacks": [KilledAt(3)]}
+    with pytest.raises(Killed):
+        jsplit.fit(trainer(), batches(), epochs=1, folder=tmp_path, **killed)
+    for count in (0, 1):
+        # It is looked at twice before anything is trained.
+        counts = iter((3, 3, count))
+        given = lambda epoch, counts=counts: batches(next(counts))  # noqa: E731
+        with pytest.raises(ValueError, match=f"{count} batches in epoch 0"):
+            jsplit.fit(trainer(), given, epochs=1, folder=tmp_path)
+    again = jsplit.fit(trainer(), batches(2), epochs=1, folder=tmp_path)
+    assert (again.history.steps, again.history.stopped) == (2, "epochs")
+
+
+def test_batches_are_not_taken_for_arrays_nor_arrays_for_batches(begun, tmp_path):
+    """What one of two trainings has no argument for is another argument."""
+    killed = {"every": 1, "callbacks": [KilledAt(2)]}
+    usual = {n: GIVEN[n] for n in ("epochs", "validation", "monitor", "mode")}
+    with pytest.raises(Killed):
+        jsplit.fit(trainer(), batches(), folder=tmp_path, **killed, **usual)
+    given = {"batch": BATCH, "shuffle": False, **usual}
+    for data, folder, more in ((some(), tmp_path, given), (batches(), begun, usual)):
+        with pytest.raises(ValueError, match="another `batch`"):
+            jsplit.fit(trainer(), data, folder=folder, **more)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "another"}'])
+def test_a_file_of_somebody_else_is_not_taken_for_a_training(tmp_path, text):
+    (tmp_path / "fit.json").write_text(text)
+    with pytest.raises(ValueError, match="is not what `jsplit.fit` has written"):
+        jsplit.fit(trainer(), some(), folder=tmp_path, **GIVEN)
+
+
+def test_what_is_in_hand_goes_on_in_a_folder_with_the_best_of_before(tmp_path):
+    # The loss falls, so by its maximum the first epoch is the best.
+    most = {"batch": BATCH, "monitor": "loss", "mode": "max"}
+    first = jsplit.fit(trainer(), some(), epochs=1, **most)
+    wanted = jsplit.fit(trainer(), some(), epochs=3, **most)
+    assert wanted.history.best == 0
+    for step in (5, 8):
+        given = {"state": first, "folder": tmp_path / f"{step}", "every": 1, **most}
+        with pytest.raises(Killed):
+            jsplit.fit(trainer(), some(), epochs=3, callbacks=[KilledAt(step)], **given)
+        # The same call again: what the folder has counts before what was given.
+        began = Began()
+        again = jsplit.fit(trainer(), some(), epochs=3, callbacks=[began], **given)
+        assert equal(again, wanted) and began.steps == step - 1
+    with pytest.raises(ValueError, match="`monitor` `loss`, and now it is `val_loss`"):
+        given = {"batch": BATCH, "validation": some(1)}
+        jsplit.fit(trainer(), some(), epochs=3, state=first, **given)
+
+
+class Began:
+    def on_start(self, history):
+        self.steps = history.steps
+
+
+def test_between_epochs_it_is_kept_after_so_many_steps_of_all(tmp_path, monkeypatch):
+    kept = []
+    write = lambda self, fitted: kept.append(fitted.history.steps)  # noqa: E731
+    monkeypatch.setattr(saved.Checkpoints, "write", write)
+    given = {"epochs": 2, "batch": BATCH, "folder": tmp_path, "every": 2}
+    jsplit.fit(trainer(), some(), **given)
+    # An epoch has three.
+    assert kept == [2, 3, 4, 6, 6]
+
+
+def test_steps_that_were_left_out_before_it_was_killed_are_not_forgotten(tmp_path):
+    data = some()
+    # The order of the first epoch begins with it.
+    data["x"][np.random.default_rng([0, 0]).permutation(RECORDS)[0]] = np.nan
+    given = {"epochs": 1, "batch": BATCH, "folder": tmp_path, "every": 1}
+    skipping = trainer(nonfinite="skip")
+    with pytest.raises(Killed):
+        jsplit.fit(skipping, data, callbacks=[KilledAt(3)], **given)
+    again = jsplit.fit(skipping, data, **given)
+    alone = jsplit.fit(skipping, data, **given | {"folder": None, "every": None})
+    assert again.history.rows == alone.history.rows
+    assert again.history.rows[0]["skipped"] == 1
+
+
 class Interrupts:
     """Presses Ctrl-C, after a step or twice."""
 
@@ -237,6 +329,8 @@ def test_ctrl_c_ends_after_the_step_with_the_state_in_hand(tmp_path, step, kept)
     assert signal.getsignal(signal.SIGINT) is before
     assert stopped.history.stopped == "interrupted" and stopped.history.steps == step
     assert int(stopped.state.parties["server"].step) == step
+    # Before the first epoch is done there is no better one than this.
+    assert same(stopped.best, stopped.state)
     going_on = folder if kept else {"state": stopped}
     assert equal(jsplit.fit(trainer(), some(), **going_on, **GIVEN), whole())
 
@@ -247,6 +341,26 @@ def test_ctrl_c_while_it_is_measured_ends_after_the_epoch():
     stopped = jsplit.fit(trainer(), some(), callbacks=pressed, **GIVEN)
     assert stopped.history.stopped == "interrupted"
     assert (len(stopped.history), stopped.history.steps) == (1, 3)
+
+
+def test_where_ctrl_c_is_ignored_or_another_thread_trains_nothing_is_changed():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible() as asked:
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        found = []
+
+        def elsewhere():
+            with interruptible() as asked:
+                found.append((asked.is_set(), signal.getsignal(signal.SIGINT)))
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert found == [(False, signal.default_int_handler)] and not asked.is_set()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("_python_handles_ctrl_c")

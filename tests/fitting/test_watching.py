@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jsplit
+from jsplit.fitting.calling import callbacks_of, tell_end
 from jsplit.fitting.monitor import as_monitor
 from tests.fitting.common import BATCH, same, some, trainer
 
@@ -27,6 +28,7 @@ NAN = math.nan
         ([NAN, NAN, NAN], 0, 2),
         ([3.0, 2.95, 2.9], 2, 2),  # the best is what is best, patience wants more
         ([3.0, 4.0, 2.0, 2.5, 2.6], 2, 4),
+        ([0.2, 0.0, 0.0], 1, 2),  # what is no more than `min_delta` is no improvement
     ],
 )
 @pytest.mark.parametrize("sign", [1, -1])
@@ -62,6 +64,17 @@ def test_a_training_without_improvement_ends_and_gives_the_best_state():
     assert same(fitted.best, states[history.best][1])
     assert same(fitted.state, states[-1][1])
     assert history.best == int(np.argmin(history["val_loss"]))
+    # In its last epoch as well, it is by its patience that it ended.
+    ended = jsplit.fit(
+        trainer(),
+        some(),
+        epochs=len(history),
+        batch=BATCH,
+        patience=2,
+        validation=some(),
+        state=fitted,
+    )
+    assert ended.history == history
 
 
 def test_a_callback_that_says_so_ends_the_training(tmp_path):
@@ -94,6 +107,31 @@ def test_a_callback_that_says_so_ends_the_training(tmp_path):
     # Who makes the same call again has it as it was ended.
     again = jsplit.fit(trainer(), some(), callbacks=[Watching()], **given)
     assert calls[5:] == [("start", 1), ("end", "callback")] and len(again.history) == 1
+    # Who has it in hand goes on.
+    more = jsplit.fit(trainer(), some(), state=again, **given | {"folder": None})
+    assert (len(more.history), more.history.stopped) == (3, "epochs")
+
+
+def test_true_alone_ends_a_training_and_every_callback_is_told_before():
+    told = []
+    ends = lambda epoch: epoch.number == 1  # noqa: E731
+    speaks = lambda epoch: told.append(epoch.number) or "a word"  # noqa: E731
+    both = [ends, speaks]
+    found = jsplit.fit(trainer(), some(), epochs=3, batch=5, callbacks=both)
+    assert told == [0, 1] and found.history.stopped == "callback"
+
+
+def test_an_object_that_can_be_called_is_told_of_epochs_by_its_method():
+    class Both:
+        def __call__(self, epoch):
+            raise AssertionError
+
+        def on_epoch(self, epoch):
+            return epoch
+
+    one = Both()
+    assert [call(3) for call in callbacks_of([one, abs], "on_epoch")] == [3, 3]
+    assert callbacks_of([one, abs], "on_step") == []
 
 
 def test_at_an_error_every_callback_ends():
@@ -117,10 +155,11 @@ def test_whatever_one_callback_raises_at_the_end_the_others_are_told_of_it():
     def fails(history):
         raise OSError
 
-    both = [SimpleNamespace(on_end=fails), SimpleNamespace(on_end=ended.append)]
+    first, last = (lambda history, n=n: ended.append(n) for n in (1, 2))
+    them = [SimpleNamespace(on_end=call) for call in (first, fails, last)]
     with pytest.raises(OSError):
-        jsplit.fit(trainer(), some(), epochs=1, batch=5, callbacks=both)
-    assert len(ended) == 1
+        tell_end(them, HISTORY)
+    assert ended == [1, 2]
 
 
 HISTORY = jsplit.fitting.History(
@@ -191,10 +230,25 @@ def test_what_trackers_are_told_is_the_row_by_epoch(monkeypatch):
 def test_a_bar_moves_and_leaves_the_terminal(capsys):
     bar = jsplit.fitting.Progress(epochs=2)
     bar.on_end(HISTORY)  # of one that was never started
+    bar.on_start(HISTORY)
+    assert bar._bar.tasks[0].completed == 2
+    bar.on_end(HISTORY)
     bar.on_start(jsplit.fitting.History())
     bar.on_epoch(told())
+    assert bar._bar.tasks[0].completed == 2
     bar.on_end(HISTORY)
     assert "val_auc 0.75" in capsys.readouterr().out
+
+
+def test_a_file_of_rows_has_each_number_in_its_column(tmp_path):
+    written = jsplit.fitting.Csv(tmp_path / "history.csv")
+    written.on_epoch(told())
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert lines == [
+        "epoch,loss,val_loss,val_auc,seconds",
+        "0,0.5,0.25,0.75,1.0",
+        "1,0.5,nan,,2.0",
+    ]
 
 
 @pytest.mark.parametrize("package", ["rich", "tensorboardX", "mlflow"])

@@ -17,6 +17,7 @@ from jsplit.party.compute.local import Local
 from jsplit.party.contract.record_order import places_of
 from jsplit.party.crossings_of_epochs import EpochFrames
 from jsplit.populations.round import Round
+from jsplit.wire.terms import Crossing
 from tests.party.federation import bits, checked, layer, together
 from tests.party.killing import all_fitted
 
@@ -386,6 +387,11 @@ def test_the_client_that_validates_has_the_twins_and_all_others_hear_the_verdict
     assert [n for c, n in counts.items() if c.kind == "weights"] == [1, 1]
     # Who has no part in it hears the last word alone; others one for each batch.
     assert [n for c, n in counts.items() if c.kind == "verdict"] == [1, 3]
+    # In a validation nothing comes back, and numbers that add up cross once in a step.
+    twin = {found[at].kind: frames.counts(training, 2)[at] for at in twins}
+    assert twin == {"activation": 3, "cotangent": 0}
+    scalar = Crossing("scalar", "norm", (0,), 1)
+    assert frames.counts([*training, scalar], 2)[len(training)] == 1
 
 
 def test_no_client_bears_the_name_under_which_records_of_validation_are_compared():

@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
+from contextlib import contextmanager
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +22,10 @@ import jsplit
 from jsplit import command, party
 from jsplit.commands import stopping
 from jsplit.commands.epochs import refuse_without
-from jsplit.party import epoch_verdicts, validating
+from jsplit.fitting import pieces
+from jsplit.party import by_epochs, epoch_verdicts, join, validating
 from jsplit.party.begun_with import begun_with
-from jsplit.party.contract.record_order import places_of
+from jsplit.party.contract.record_order import Records, places_of
 from jsplit.party.epoch_verdicts import Word
 from jsplit.wire import Head
 from jsplit.wire.admission import accept_between
@@ -116,10 +121,49 @@ def begun_anew():
     )
 
 
+def shuffled(name, **change):
+    """What a party brings with ids, of which the client has another order."""
+    topology, train, validation = problem()
+    rng, found = np.random.default_rng(len(change)), {"ids_key": bytes(32)}
+    for what, given in (("data", train), ("validation", validation)):
+        count = len(given["x"])
+        order = rng.permutation(count) if name == "client" else np.arange(count)
+        found[what] = {f: given[f][order] for f in topology.holds[name]}
+        ids = "ids" if what == "data" else "validation_ids"
+        found[ids] = [f"{n:02}" for n in order]
+    return found | change
+
+
+class Called:
+    """What a callback is told, in order."""
+
+    def __init__(self):
+        self.calls = []
+
+    def on_start(self, history):
+        self.calls.append(("start", len(history)))
+
+    def on_end(self, history):
+        self.calls.append(("end", history.stopped))
+
+
 @pytest.fixture(scope="module")
-def told():
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("told")
+
+
+@pytest.fixture(scope="module")
+def told(folder):
     """An undisturbed run, in which the validation loss is told."""
-    return sound(fitted(agreed_with(tells="val_loss")))
+    called = {name: Called() for name in ("client", "server")}
+
+    def own(name):
+        return shuffled(name) | {"callbacks": [called[name]]}
+
+    found = sound(fitted(agreed_with(tells="val_loss"), folder, own=own))
+    for one in called.values():
+        assert one.calls == [("start", 0), ("end", "epochs")]
+    return found
 
 
 def rows_of(fit):
@@ -142,15 +186,150 @@ def test_others_learn_the_number_that_was_agreed_and_none_beside_it(told):
     assert known == [{"val_loss": r["val_loss"]} for r in rows_of(told["server"])]
 
 
-def test_it_begins_with_a_state_as_one_process_does_and_tells_what_crossed():
+def test_who_makes_the_same_call_again_has_what_there_is(told, folder):
+    # The same records in another order are the same training.
+    own = lambda name: shuffled(name, guard=None)  # noqa: E731
+    again = sound(fitted(agreed_with(tells="val_loss"), folder, own=own))
+    for name, fit in again.items():
+        assert fit.history == told[name].history
+        for part in ("state", "best"):
+            assert bits(getattr(fit, part)) == bits(getattr(told[name], part))
+
+
+def other_than_first(brought, what):
+    """Other records, but for those that a first step reads."""
+    ids, first = "ids", places_of(0, RECORDS, BATCH, SEED)
+    if what == "validation":
+        ids, first = "validation_ids", np.arange(BATCH)
+    seen = np.isin([int(n) for n in brought[ids]], first)[:, None]
+    return {"x": np.where(seen, brought[what]["x"], brought[what]["x"] + 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "word"),
+    [
+        ("client", {}, "data"),
+        ("client", {}, "validation"),
+        ("server", {"monitor": "val_mae", "mode": "min"}, "monitor"),
+        ("server", {"monitor": "val_loss", "mode": "max"}, "mode"),
+        ("server", {"tells": ""}, "epochs"),
+        ("client", {"tells": "val_mae"}, "epochs"),
+    ],
+)
+@pytest.mark.usefixtures("told")
+def test_another_training_is_not_taken_for_the_one_that_was_begun(
+    folder, name, given, word
+):
+    brought = shuffled(name)
+    if word in brought:
+        brought[word] = other_than_first(brought, word)
+    agreed = agreed_with(tells=given.pop("tells", "val_loss"))
+    with pytest.raises(ValueError, match=f"`folder` has.*another `{word}`"):
+        party.fit(
+            agreed,
+            name,
+            problem()[0],
+            credentials=party.PlaintextWithoutIdentity(name),
+            optimizer=optax.adam(0.01),
+            folder=folder / name,
+            **brought,
+            **given,
+        )
+
+
+@pytest.mark.usefixtures("told")
+def test_where_a_callback_fails_at_the_start_the_others_are_told_of_the_end(folder):
+    class Fails:
+        def on_start(self, history):
+            raise OSError
+
+    called = Called()
+    with pytest.raises(OSError):
+        party.fit(
+            agreed_with(tells="val_loss"),
+            "server",
+            problem()[0],
+            credentials=party.PlaintextWithoutIdentity("server"),
+            optimizer=optax.adam(0.01),
+            folder=folder / "server",
+            callbacks=[called, Fails()],
+            **shuffled("server"),
+        )
+    assert called.calls == [("start", EPOCHS), ("end", "")]
+
+
+def test_batches_of_a_function_are_told_apart_by_the_first_and_large_data_by_it(
+    monkeypatch,
+):
+    x = problem()[1]["x"]
+
+    def digest(data, steps=1):
+        return by_epochs._digest_of(Records(data), agreed_with(), steps)
+
+    assert digest({}) is None
+    one, other = (digest(lambda step, more=more: {"x": x + more}) for more in (0, 1))
+    assert one != other and one == digest(lambda step: {"x": x + step})
+    # Of many records none but those of the first step are looked at.
+    monkeypatch.setattr(pieces, "_WHOLE", 1)
+    first = places_of(0, RECORDS, BATCH, SEED)
+    other = np.where(np.isin(np.arange(RECORDS), first)[:, None], x, x + 1)
+    assert digest({"x": other}) == digest({"x": x}) != digest({"x": x + 1})
+    # A validation begins with the first ones.
+    assert digest({"x": x}, 0) == digest(
+        {"x": np.append(x[:BATCH], x[BATCH:] + 1, 0)}, 0
+    )
+
+
+def test_who_is_asked_to_stop_ends_after_the_step_and_goes_on_to_the_bit(tmp_path):
+    stops = {name: threading.Event() for name in ("client", "server")}
+
+    def stopping(name):
+        def on_step(step, metrics):
+            if step == 7:
+                stops[name].set()
+
+        return {"stop": stops[name], "callbacks": [SimpleNamespace(on_step=on_step)]}
+
+    stopped = sound(fitted(agreed_with(), tmp_path, own=stopping))
+    for fit in stopped.values():
+        history = fit.history
+        assert (history.stopped, history.steps, len(history)) == ("interrupted", 7, 1)
+        assert (int(fit.state.step), int(fit.best.step)) == (7, STEPS)
+    found, whole = sound(fitted(agreed_with(), tmp_path)), in_one_process()
+    assert rows_of(found["server"]) == rows_of(whole)
+    for name, own in found.items():
+        assert own.history.stopped == "epochs"
+        assert bits(own.state) == bits(whole.state.parties[name])
+        assert bits(own.best) == bits(whole.best.parties[name])
+
+
+def test_it_begins_with_a_state_as_one_process_does_and_tells_what_crossed(monkeypatch):
+    # The guard is that of the party, which need not find something to look at here.
+    looked = []
+    guard: Any = SimpleNamespace(
+        begin=looked.append,
+        ended=looked.append,
+        saved=lambda step, committed: None,
+        evidence=(),
+    )
+
+    @contextmanager
+    def prepare(agreed, name, task, brought):
+        with join.prepare(agreed, name, task, brought) as prepared:
+            prepared.guard = guard if name == "client" else None
+            yield prepared
+
+    monkeypatch.setattr(by_epochs, "prepare", prepare)
     seen = {"client": [], "server": []}
     learned = in_one_process()
 
     def own(name):
         # Each as it has it: of `jsplit.party.fit` all that it gave.
         state = learned.state.parties[name]
+        best = learned.best.parties[name]
+        best = best._replace(params=jax.tree.map(lambda x: x + 1, best.params))
         given = (
-            party.Fitted(state, state, learned.history) if name == "client" else state
+            party.Fitted(state, best, learned.history) if name == "client" else state
         )
         return {"state": given, "record": seen[name].append, "norms": name == "client"}
 
@@ -169,6 +348,7 @@ def test_it_begins_with_a_state_as_one_process_does_and_tells_what_crossed():
         for at in mine.crossed:
             assert bits(mine.crossed[at].value) == bits(other.crossed[at].value)
     assert seen["client"][0].norms.gradient["h"] > 0 and seen["server"][0].norms is None
+    assert looked == [0, *range(EPOCHS * STEPS)]
 
 
 def test_weights_rates_by_epoch_and_an_end_by_a_callback_are_those_of_one_process(
@@ -184,8 +364,12 @@ def test_weights_rates_by_epoch_and_an_end_by_a_callback_are_those_of_one_proces
         data = {f: train[f] for f in topology.holds[name]} | {"counts": counts}
         given = {"data": data, "validation": None, "ids_key": bytes(32)}
         if name == "server":
+            # The same numbers, by class and by record.
+            data["counts"] = np.full(RECORDS, 0.5, np.float32)
+            data["kind"] = (train["label"][:, 0] > 0).astype(np.int32)
+            by_class = {"class_weight": {0: 1.0, 1: 4.0}, "label": "kind"}
             more = {"hyperparams": rates, "optimizer": adam, "callbacks": ends}
-            return given | more
+            return given | more | by_class
         # Who does not decide ends nothing.
         return given | {"callbacks": [lambda told: told.number == 0]}
 
@@ -201,6 +385,7 @@ def test_weights_rates_by_epoch_and_an_end_by_a_callback_are_those_of_one_proces
     assert rows_of(found["server"]) == rows_of(whole) and len(whole.history) == 2
     assert found["server"].history.stopped == whole.history.stopped == "callback"
     assert found["client"].history.stopped == "verdict"
+    assert found["client"].history.monitor == "the verdict of server"
     assert "a callback would end the training, which only `server` can" in caplog.text
     for name, fit in found.items():
         assert bits(fit.state) == bits(whole.state.parties[name])
@@ -294,18 +479,6 @@ def test_whoever_is_killed_it_goes_on_to_the_bit_and_tells_nothing(tmp_path):
     for name, own in found.items():
         assert bits(own.state) == bits(whole.state.parties[name])
         assert bits(own.best) == bits(whole.best.parties[name])
-    with pytest.raises(ValueError, match="another `data`"):
-        topology, train, validation = problem()
-        party.fit(
-            agreed_with(),
-            "client",
-            topology,
-            {"x": train["x"] + 1},
-            validation={"x": validation["x"]},
-            credentials=party.PlaintextWithoutIdentity("client"),
-            optimizer=optax.adam(0.01),
-            folder=tmp_path / "client",
-        )
 
 
 @pytest.mark.slow
@@ -400,6 +573,8 @@ def test_epochs_are_part_of_what_parties_compare():
             "one of server",
         ),
         "validation": ({"epochs": {**agreed["epochs"], "validation": True}}, "integer"),
+        "tells": ({"epochs": {**agreed["epochs"], "tells": None}}, "a text, got None"),
+        "epochs": ({"epochs": {**agreed["epochs"], "more": 1}}, "must have decides"),
     }
     for name, (change, words) in wrong.items():
         with pytest.raises(ValueError, match=f"`{name}`.*{words}"):
@@ -421,6 +596,16 @@ def test_epochs_are_part_of_what_parties_compare():
         ("client", {"validation": None}, "`validation` must have x"),
         ("client", {"validation": {"x": jnp.ones((4, 3))}}, "4 records.*says 9"),
         ("client", {"data": {"x": jnp.ones((40, 3))}}, "40 records, 10 batches"),
+        ("client", {"agreed": {"validation": 0}}, "`validation` is given, and the"),
+        (
+            "server",
+            {
+                "agreed": {"weight": "counts"},
+                "data": lambda step: {},
+                "class_weight": "balanced",
+            },
+            "`class_weight` is for `data` of fields",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anybody_is_connected(name, given, wrong):
@@ -430,9 +615,10 @@ def test_what_does_not_fit_is_refused_before_anybody_is_connected(name, given, w
         "data": {f: train[f] for f in held},
         "validation": {f: validation[f] for f in held},
     }
+    agreed = agreed_with(**given.pop("agreed", {}))
     with pytest.raises(ValueError, match=wrong):
         party.fit(
-            agreed_with(),
+            agreed,
             name,
             topology,
             credentials=party.PlaintextWithoutIdentity(name),

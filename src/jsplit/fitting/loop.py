@@ -92,8 +92,9 @@ class _Loop:
         tally = Tally(plan.topology, running)
         if not running.steps:
             self._set_hyperparams(number)
-        known = running.digest
+        known, given = running.digest, 0
         for place, read in enumerate(plan.source.pieces(number)):
+            given = place + 1
             if place and place < running.steps:
                 continue
             piece = read()
@@ -110,14 +111,16 @@ class _Loop:
                 self._keep()
                 if asked.is_set():
                     return False
-        if tally.steps == 0:
+        if given == 0:
             raise ValueError(
                 f"`data` gives 0 batches in epoch {number}: what can be read once only is "
                 "used up. Give a list, a loader, or a function of the epoch."
             )
-        if tally.steps < running.steps:
+        # The tally has those of before, too.
+        if given < running.steps:
             raise ValueError(
-                f"`data` gives fewer batches in epoch {number} than before."
+                f"`data` gives {given} batches in epoch {number}, and {running.steps} "
+                "were read of it before the training was stopped in the middle of it."
             )
         self._measured(number, tally, begun)
         return True

@@ -236,8 +236,8 @@ def _trained(
     frames = prepared.frames.epochs
     assert frames is not None
     end = epochs.end(prepared.agreed.steps)
-    epochs.tell("on_start", epochs.now.history)
     try:
+        epochs.tell("on_start", epochs.now.history)
         awaited = prepared.store.done(end)
         if awaited is not None:
             over = already_over(prepared, end, awaited, asked, reach)

@@ -264,12 +264,13 @@ class EpochsOfRun:
         # It may have been asked to stop in the middle of a step, which does not count.
         if self.now.history.steps != step:
             self.now, self.best = self.kept.read(step, self._wanted), None
-        history = self.now.history
-        why = history.stopped or ("interrupted" if interrupted else "epochs")
+        why = "interrupted" if interrupted else "epochs"
+        # Callbacks are told of it too, at the end.
+        self._say(stopped=self.now.history.stopped or why)
         if not interrupted:
             self.kept.tidy(self.now)
         best = self.best
         if best is None:
             at = self.now.best
             best = state if at is None else self.kept.restore_best(at)
-        return Fitted(state, best, replace(history, stopped=why))
+        return Fitted(state, best, self.now.history)
