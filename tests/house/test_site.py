@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -50,6 +51,48 @@ def test_every_page_is_in_the_navigation_once():
         f"project/{n}.md" for n in ("readme", "changelog", "contributing", "security")
     }
     assert sorted(linked) == sorted(pages | project)
+
+
+WIDEST = 120
+"""Columns of code that a page of the site shows on a screen of 1400 pixels; see docs/site.css."""
+
+
+def code_lines(page: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a page that are shown as code, by their number: in blocks, or indented."""
+    within = False
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.startswith("```"):
+            within = not within
+        elif within or line.startswith("    "):
+            yield number, line if within else line[4:]
+
+
+def test_no_line_of_code_runs_out_of_its_page():
+    pages = [*DOCS.rglob("*.md"), *(p for p in ROOT.glob("*.md"))]
+    long = [
+        f"{page.relative_to(ROOT)}:{number}"
+        for page in pages
+        for number, line in code_lines(page)
+        if len(line) > WIDEST
+    ]
+    assert not long, f"longer than {WIDEST} columns: {long}"
+
+
+def test_code_of_a_page_is_spaced_as_the_source_is():
+    """No formatter reads pages: two empty lines before a class or function, as everywhere."""
+    for page in [*DOCS.rglob("*.md"), ROOT / "README.md"]:
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            # Comments and decorators belong to what is below them.
+            for above in re.split(r"^(?:(?:#|@).*\n)*(?:class|def) ", code, flags=re.M)[
+                :-1
+            ]:
+                assert above == "" or above.endswith("\n\n\n"), (page.name, above[-80:])
+
+
+def test_a_link_of_a_page_says_in_words_where_it_leads():
+    for page in DOCS.rglob("*.md"):
+        files = re.findall(r"\[[\w/]+\.md\]\(|[( ]docs/\w+\.md\)", page.read_text())
+        assert not files, (page.name, files)
 
 
 def test_every_picture_that_a_page_shows_is_there_and_every_picture_is_shown():
