@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import griffe
 import pytest
 
 from tests.house.source import ROOT, listed
@@ -112,6 +113,9 @@ WRONG = {
     '<script src="https://cdn.example.org/x.js">': (
         "index.html loads https://cdn.example.org/x.js from elsewhere"
     ),
+    '<div class="doc-signature highlight"><span class="n">_GUARD</span></div>': (
+        "index.html has the private name _GUARD in a signature"
+    ),
     '<link rel="stylesheet" href="//fonts.example.org/x.css">': (
         "index.html loads //fonts.example.org/x.css from elsewhere"
     ),
@@ -129,6 +133,24 @@ def test_a_link_that_leads_nowhere_and_a_script_from_elsewhere_are_found(tag, tm
     assert not [*links.faults(tmp_path)]
     (tmp_path / "index.html").write_text(good + tag)
     assert [*links.faults(tmp_path)] == [WRONG[tag]]
+
+
+def test_a_signature_says_what_its_constants_and_type_variables_are(tmp_path):
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "__init__.py").write_text(
+        'T = 1\n_LONG = 3.5\n_Own = TypeVar("_Own", int, str)\n'
+        '_Run = TypeVar("_Run", bound=list[_Own])\n_Any = TypeVar("_Any")\n'
+        "class A:\n    x: float = _LONG\n"
+        "def f(x: dict[str, _Own], y: _Run, z: _Any, s: float = _LONG): ...\n"
+    )
+    site = script("docstrings")
+    read = griffe.load(
+        "some", search_paths=[tmp_path], extensions=griffe.load_extensions(site.Shown())
+    )
+    said = [(str(p.annotation), p.default) for p in read["f"].parameters]
+    types = ["dict[str, int | str]", "list[int | str]", "Any", "float"]
+    assert [of for of, _ in said] == types and said[-1][1] == "3.5"
+    assert read["A.x"].value == "3.5"
 
 
 def test_an_example_is_code_and_a_reference_a_link():
