@@ -1,9 +1,9 @@
-"""Docstrings and signatures as the site shows them: what readers can use, no private name.
+"""Docstrings and signatures as the site shows them: what readers can use, and look up.
 
 The source says `Example:`, of which griffe makes a box of plain text, and writes references as
-the documentation of optax does, `` `title <address>`_ ``. A type variable or a constant has a
-name that only its module knows. This is an extension of griffe, named in mkdocs.yml; the source
-stays as it is.
+the documentation of optax does, `` `title <address>`_ ``. Constants, type variables and aliases
+of types have names that stand on no page: what they are is said instead. This is an extension of
+griffe, named in mkdocs.yml; the source stays as it is.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import griffe
-
-CONSTANT = re.compile(r"_[A-Z]\w*|[A-Z][A-Z_]+")
 
 
 def shown(said: str) -> str:
@@ -60,9 +58,16 @@ def members(within: griffe.Object) -> Iterator[griffe.Function | griffe.Attribut
 
 
 def spelled(said: Any, pkg: griffe.Module) -> Any:
-    """A type or a default in which constants and type variables are what they stand for."""
-    if isinstance(said, griffe.ExprName) and CONSTANT.fullmatch(said.name):
-        value = value_of(said, pkg)
+    """A type or a default in which names that are not public are what they stand for."""
+    if isinstance(said, griffe.ExprName):
+        found = target_of(said, pkg)
+        if isinstance(found, griffe.Class) and found.name == said.name:
+            # By the name of another module that imports it no link would be found.
+            return griffe.ExprName(said.name, parent=found.parent)
+        value = value_of(found) if isinstance(found, griffe.Attribute) else None
+        # A method that is wrapped, `f = cached_property(f)`, would be itself within.
+        if found is None or not isinstance(found.parent, griffe.Module):
+            return said
         return said if value is None else spelled(value, pkg)
     if isinstance(said, griffe.Expr):
         for field in dataclasses.fields(said):
@@ -74,11 +79,23 @@ def spelled(said: Any, pkg: griffe.Module) -> Any:
     return said
 
 
-def value_of(name: griffe.ExprName, pkg: griffe.Module) -> Any:
-    """What a name of the package is set to; `None` where it is none, or a class."""
+def target_of(name: griffe.ExprName, pkg: griffe.Module) -> griffe.Object | None:
+    """What a name of the package is; `None` of one from elsewhere."""
     try:
-        value = pkg[name.canonical_path.removeprefix(f"{pkg.path}.")].value
+        found = pkg[name.canonical_path.removeprefix(f"{pkg.path}.")]
+        return found.final_target if found.is_alias else found
     except (KeyError, AttributeError, griffe.GriffeError):
+        return None
+
+
+def value_of(found: griffe.Attribute) -> Any:
+    """What an alias, a constant or a type variable stands for; `None` where its name says more."""
+    value = found.value
+    if isinstance(value, str):
+        # A number, say; an alias in quotes may stand for itself.
+        return value if found.name.strip("_").isupper() else None
+    # `PyTree` is anything, and says what that is.
+    if value is None or str(value) == "Any":
         return None
     if not isinstance(value, griffe.ExprCall) or str(value.function) != "TypeVar":
         return value
@@ -87,7 +104,7 @@ def value_of(name: griffe.ExprName, pkg: griffe.Module) -> Any:
     if not either:
         # Without a bound it is any type, and its name says which is meant.
         typed = [x for x in bounds if isinstance(x, griffe.Expr)]
-        return typed[0] if typed else griffe.ExprName(name.name.strip("_"))
+        return typed[0] if typed else griffe.ExprName(found.name.strip("_"))
     joined = either[0]
     for one in either[1:]:
         joined = griffe.ExprBinOp(joined, "|", one)

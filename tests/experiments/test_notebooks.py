@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from itertools import combinations
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def test_outputs_are_there_in_order_light_and_of_no_machine(notebook):
         picture = output.get("data", {}).pop("image/png", "")
         assert len(picture) * 3 / 4 <= PICTURE
         assert not re.search(r"/(home|tmp|work|usr)/| at 0x|Warning", str(output))
+
+
+def test_the_gallery_has_all_pictures_of_the_notebooks_as_they_are():
+    """`run.py --draw` writes them."""
+    gallery = FOLDER.parents[1] / "docs" / "pictures" / "gallery"
+    shown = {}
+    for notebook in NOTEBOOKS:
+        outputs = [
+            o.get("data", {}) for cell in cells(notebook) for o in cell["outputs"]
+        ]
+        pictures = [data["image/png"] for data in outputs if "image/png" in data]
+        for number, picture in enumerate(pictures, 1):
+            shown[f"{notebook.stem}_{number}.png"] = b64decode(picture)
+    assert shown == {p.name: p.read_bytes() for p in gallery.glob("[0-9]_*.png")}
 
 
 def check(figure: Figure) -> None:

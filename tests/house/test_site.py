@@ -135,20 +135,21 @@ def test_a_link_that_leads_nowhere_and_a_script_from_elsewhere_are_found(tag, tm
     assert [*links.faults(tmp_path)] == [WRONG[tag]]
 
 
-def test_a_signature_says_what_its_constants_and_type_variables_are(tmp_path):
+def test_a_signature_says_what_its_constants_and_names_of_types_are(tmp_path):
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "__init__.py").write_text(
         'T = 1\n_LONG = 3.5\n_Own = TypeVar("_Own", int, str)\n'
         '_Run = TypeVar("_Run", bound=list[_Own])\n_Any = TypeVar("_Any")\n'
+        "Anything = Any\nOwn = dict[str, _Own | Anything]\n"
         "class A:\n    x: float = _LONG\n"
-        "def f(x: dict[str, _Own], y: _Run, z: _Any, s: float = _LONG): ...\n"
+        "def f(x: Own, y: _Run, z: _Any, s: float = _LONG): ...\n"
     )
     site = script("docstrings")
     read = griffe.load(
         "some", search_paths=[tmp_path], extensions=griffe.load_extensions(site.Shown())
     )
     said = [(str(p.annotation), p.default) for p in read["f"].parameters]
-    types = ["dict[str, int | str]", "list[int | str]", "Any", "float"]
+    types = ["dict[str, int | str | Anything]", "list[int | str]", "Any", "float"]
     assert [of for of, _ in said] == types and said[-1][1] == "3.5"
     assert read["A.x"].value == "3.5"
 
