@@ -14,6 +14,7 @@ from typing import NamedTuple
 _TABLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.3em 0 .8em"
 _HEAD = "text-align:{};padding:.15em .6em;border-bottom:1px solid currentColor"
 _CELL = "text-align:{};padding:.15em .6em;vertical-align:top"
+_NOTE = "margin-bottom:.8em"
 _TITLE = "text-align:left;font-weight:bold"
 
 # A wide table is pushed, and not the page, which a narrow screen shows too.
@@ -55,7 +56,7 @@ def html_of(tables: Sequence[Table], *notes: str, title: str = "") -> str:
     """
     parts = [f"<div><strong>{_text(title)}</strong></div>"] if title else []
     parts += [_table(x) for x in tables if x.rows]
-    parts += [f"<div>{_text(x)}</div>" for x in notes if x]
+    parts += [f'<div style="{_NOTE}">{_text(x)}</div>' for x in notes if x]
     return f"<div>{''.join(parts)}</div>"
 
 

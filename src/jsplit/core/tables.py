@@ -281,3 +281,5 @@ def plain_numbers(axis: Drawing, unit: str = "") -> None:
         # All of them would overlap as well.
         subs = (2, 3, 5) if high < 10 * low else (2, 5)
         axis.set_minor_locator(LogLocator(subs=subs))
+        # Their ticks are shorter, and their numbers are to stand in one line with the others.
+        axis.set_tick_params(which="minor", pad=5)
