@@ -66,7 +66,7 @@ def check(figure: Figure) -> None:
             assert all(x == round(x) for x in axes.get_xticks() if low <= x <= high)
         drawn = sorted(axes.lines, key=lambda line: line.get_zorder())
         for one, other in combinations(drawn, 2):
-            points, others = one.get_xydata(), other.get_xydata()
+            points, others = (np.asarray(x.get_xydata()) for x in (one, other))
             if points.shape == others.shape and np.allclose(points, others, atol=1e-3):
                 assert one.get_linewidth() > other.get_linewidth() + 1, (one, other)
 
