@@ -225,7 +225,7 @@ def cells(r: Mapping) -> list[str]:
     found = [r["configuration"], accuracy, f"{r['loss']:.4f}"]
     if "whole" not in r:
         return [*found, "", "", "", ""]
-    found += [f"{r['difference']:.1e}", f"{r['difference_messages']:.1e}"]
+    found += [f"{r[key]:.2g}" for key in ("difference", "difference_messages")]
     sizes = (r["bytes_up"], r["bytes_down"])
     return found + [f"{size:,}".replace(",", " ") for size in sizes]
 

@@ -61,13 +61,16 @@ def regimes(table: Mapping[str, Any], paper: Mapping[str, Any]) -> Figure:
         xscale="log",
         yscale="log",
         xlabel="clients that share 50 000 records",
-        ylabel="GB (2^30 bytes) per client",
+        ylabel="GB ($2^{30}$ bytes) per client",
     )
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
     ax.set_title("ResNet-50 at 224 x 224: who sends less", fontsize=11)
     ax.grid(color="#EEEEEE")
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(loc="lower left", frameon=False, fontsize=8, ncols=2)
+    # In one column: a second would lie on the dotted line.
+    ax.legend(loc="lower left", frameon=False, fontsize=8)
     return drawn
 
 

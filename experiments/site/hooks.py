@@ -35,6 +35,20 @@ def site_page(target: str) -> str | None:
     return PROJECT.get(target)
 
 
+def on_page_content(html, page, config, files):
+    """A picture leads to itself, where it is as large as it is; what belongs together does."""
+    html = re.sub(r'(<img [^>]*src="([^"]+)"[^>]*>)', r'<a href="\2">\1</a>', html)
+    html = re.sub(r"<code>[^<]*</code>", together, html)
+    # Without it lines of a narrow cell end between a number and its interval.
+    return html.replace(" ± ", "\u00a0±\u00a0")
+
+
+def together(code: re.Match[str]) -> str:
+    """Code in which no line ends behind the dashes of an option."""
+    option = r"(?<![\w-])--?[A-Za-z][\w-]*"
+    return re.sub(option, r'<span class="option">\g<0></span>', code[0])
+
+
 def on_page_markdown(markdown, page, config, files):
     """Lead every link of a page to its place on the site."""
     here = page.file.src_uri

@@ -1,5 +1,7 @@
 """Does every link of the built site lead somewhere, and does nothing come from elsewhere?
 
+Nor may a signature of the reference have a private name in it, which no reader can look up.
+
 `python experiments/site/links.py site` reads the pages that `make docs` has built. Pages, anchors
 and files that are linked must be there; fonts, scripts, styles and pictures must be the site's
 own, so that it works where there is no network. Pages of other sites are not called.
@@ -8,11 +10,15 @@ own, so that it works where there is no network. Pages of other sites are not ca
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+SIGNATURE = re.compile(r'<div class="doc-signature.*?</div>', re.DOTALL)
+PRIVATE = re.compile(r'<span class="n">(_[A-Za-z]\w*)</span>')
 
 
 class Page(HTMLParser):
@@ -23,6 +29,7 @@ class Page(HTMLParser):
         self.anchors: set[str] = set()
         self.links: list[str] = []
         self.loaded: list[str] = []
+        self.signatures: list[str] = SIGNATURE.findall(text)
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -41,6 +48,9 @@ def faults(site: Path) -> Iterator[str]:
     pages = {f: Page(f.read_text()) for f in sorted(site.rglob("*.html"))}
     for file, page in pages.items():
         here = file.relative_to(site)
+        for signature in page.signatures:
+            for name in sorted({*PRIVATE.findall(signature)}):
+                yield f"{here} has the private name {name} in a signature"
         for target in page.loaded + page.links:
             url = urlsplit(target)
             if url.scheme or url.netloc:

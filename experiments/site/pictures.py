@@ -58,8 +58,11 @@ def plain_losses(net: nnx.Module, optimizer, batches: list[dict]) -> np.ndarray:
     return np.array([float(train(net, kept, batch)) for batch in batches])
 
 
-def home() -> Figure:
-    """Who holds what, and the losses of the same network trained whole and split."""
+def home() -> dict[str, Figure]:
+    """Who holds what, and the losses of the same network trained whole and split.
+
+    Two pictures: side by side on a wide screen, one below the other on a narrow one.
+    """
     record, label = load_breast_cancer(return_X_y=True)
     record = ((record - record.mean(0)) / record.std(0)).astype("float32")
     order = np.random.default_rng(0).permutation(len(label))
@@ -76,19 +79,18 @@ def home() -> Figure:
         split.append(float(info.loss))
     whole = plain_losses(Net(30, 2, normed=True), optimizer, batches)
 
-    drawn = Figure(figsize=(10, 4.8), layout="constrained")
-    left, right = drawn.subplots(1, 2, width_ratios=(1, 1.6))
-    jsplit.figure(topology, left)
+    drawn = Figure(figsize=(6, 4.4), layout="constrained")
+    axes = drawn.subplots()
     style = {"linewidth": 5, "alpha": 0.6}
-    right.plot(whole, color=WHOLE, label="whole, in plain Flax and Optax", **style)
-    right.plot(split, color=SPLIT, linewidth=1.6, label="split, hospital and server")
+    axes.plot(whole, color=WHOLE, label="whole, in plain Flax and Optax", **style)
+    axes.plot(split, color=SPLIT, linewidth=1.6, label="split, hospital and server")
     apart = np.abs(split - whole).max()
     alike = f"apart by at most {apart:.0e}" if apart else "the same, bit for bit"
-    right.set_title(f"losses of {len(rows)} steps: {alike}")
-    right.set(xlabel="step", ylabel="training loss", ylim=(0, None))
-    right.spines[["top", "right"]].set_visible(False)
-    right.legend(frameon=False)
-    return drawn
+    axes.set_title(f"losses of {len(rows)} steps: {alike}")
+    axes.set(xlabel="step", ylabel="training loss", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return {"home_parties": jsplit.figure(topology), "home": drawn}
 
 
 def part(*inputs: str) -> jsplit.Segment:

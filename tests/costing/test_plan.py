@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import jsplit
 from jsplit import Device, Network
@@ -433,6 +435,30 @@ def test_the_front_of_a_picture_is_of_its_axes_and_not_of_seconds(found):
         # Along a front of two axes, less of one is more of the other.
         assert list(line.get_ydata()) == sorted(line.get_ydata(), reverse=True)
     assert [c.point.name for c in CutPlan(tuple(choices)).front] == ["all"]
+
+
+@pytest.mark.parametrize("span", (1.5, 4, 8, 12, 30, 80, 500, 1e6))
+@pytest.mark.parametrize("start", (1e3, 3.5e3, 7e4))
+def test_every_axis_of_a_picture_tells_a_scale_by_numbers_apart(found, span, start):
+    point = found.choices[0].point._replace
+    places = (start, span * start), (span * start, start)
+    choices = [
+        Choice(point(name=f"{x}"), 0.1, int(y), Work(1, x), 64, None, True)
+        for x, y in places
+    ]
+    drawn = CutPlan(tuple(choices)).figure()
+    FigureCanvasAgg(drawn).draw()
+    axes = drawn.axes[0]
+    for place, axis in enumerate((axes.xaxis, axes.yaxis)):
+        low, high = axis.get_view_interval()
+        texts = [
+            text
+            for text in axis.get_ticklabels(which="both")
+            if low <= text.get_position()[place] <= high and text.get_text()
+        ]
+        assert len(texts) > 1
+        boxes = [text.get_window_extent() for text in texts]
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
 
 def test_wrong_arguments_are_refused():

@@ -17,7 +17,9 @@ from jsplit.core.trees import nbytes
 from jsplit.costing import Choice, CutPlan, Work
 from jsplit.fitting import History
 from jsplit.population import Population
+from jsplit.privacy import Outcome, Report
 from tests.helpers import make_problem
+from tests.house.source import listed
 
 EVIL = "<script>alert('x')</script>\"&"
 
@@ -120,10 +122,17 @@ def shown():
     yield "population", Population((np.arange(3), np.arange(5)), (EVIL, "b"))
     yield "history", History(({EVIL: 0.5},), best=0, monitor=EVIL)
     yield "summary", jsplit.summary(topology, state, batch)
+    yield "views", jsplit.privacy.views(topology, batch)
+    yield "report", Report((Outcome(EVIL, 100, 64, 640, 160, {"loss": 0.5}),))
 
 
 def test_html_of_a_notebook_holds_no_tag_of_a_name_and_all_that_is_printed():
+    """Nor a style sheet, which would hold for the whole notebook, nor a page within one."""
     plain = {"div", "strong", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+    plain |= {"ul", "li"}
+    known = {type(x) for _, x in shown()}
+    public = [x for x in listed().values() if hasattr(x, "_repr_html_")]
+    assert known >= {*public}
     for name, x in shown():
         page = x._repr_html_()
         parsed = _Tags()

@@ -188,6 +188,22 @@ def test_a_history_is_a_table_a_page_a_picture_and_arrays():
     np.testing.assert_array_equal(lines["validation"].get_ydata(), [0.25, NAN])
 
 
+def test_a_picture_of_many_columns_is_as_wide_as_one_of_few():
+    rows = ({f"measure {n}": float(n) for n in range(7)},)
+    drawn = jsplit.fitting.History(rows).plot()
+    assert [a.get_title() for a in drawn.axes] == [*rows[0]]
+    assert drawn.get_figwidth() < 11 < drawn.get_figheight() * 2
+
+
+@pytest.mark.parametrize("count", (1, 2, 3, 7, 12, 200))
+def test_epochs_of_a_picture_are_whole_and_there(count):
+    rows = tuple({"loss": 1 / (n + 1), "val_loss": 2.0} for n in range(count))
+    for axes in jsplit.fitting.History(rows).plot().axes:
+        ticks = axes.get_xticks()
+        inside = [x for x in ticks if -0.5 < x < count - 0.5]
+        assert inside and all(x == round(x) for x in ticks)
+
+
 def told(history=HISTORY):
     return jsplit.fitting.Epoch(1, history.rows[0], None, False, None, history)
 

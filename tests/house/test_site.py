@@ -7,9 +7,11 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import griffe
 import pytest
 
 from tests.house.source import ROOT, listed
@@ -52,6 +54,48 @@ def test_every_page_is_in_the_navigation_once():
     assert sorted(linked) == sorted(pages | project)
 
 
+WIDEST = 120
+"""Columns of code that a page of the site shows on a screen of 1400 pixels; see docs/site.css."""
+
+
+def code_lines(page: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a page that are shown as code, by their number: in blocks, or indented."""
+    within = False
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.startswith("```"):
+            within = not within
+        elif within or line.startswith("    "):
+            yield number, line if within else line[4:]
+
+
+def test_no_line_of_code_runs_out_of_its_page():
+    pages = [*DOCS.rglob("*.md"), *(p for p in ROOT.glob("*.md"))]
+    long = [
+        f"{page.relative_to(ROOT)}:{number}"
+        for page in pages
+        for number, line in code_lines(page)
+        if len(line) > WIDEST
+    ]
+    assert not long, f"longer than {WIDEST} columns: {long}"
+
+
+def test_code_of_a_page_is_spaced_as_the_source_is():
+    """No formatter reads pages: two empty lines before a class or function, as everywhere."""
+    for page in [*DOCS.rglob("*.md"), ROOT / "README.md"]:
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            # Comments and decorators belong to what is below them.
+            for above in re.split(r"^(?:(?:#|@).*\n)*(?:class|def) ", code, flags=re.M)[
+                :-1
+            ]:
+                assert above == "" or above.endswith("\n\n\n"), (page.name, above[-80:])
+
+
+def test_a_link_of_a_page_says_in_words_where_it_leads():
+    for page in DOCS.rglob("*.md"):
+        files = re.findall(r"\[[\w/]+\.md\]\(|[( ]docs/\w+\.md\)", page.read_text())
+        assert not files, (page.name, files)
+
+
 def test_every_picture_that_a_page_shows_is_there_and_every_picture_is_shown():
     shown = {
         (page.parent / target).resolve()
@@ -68,6 +112,9 @@ WRONG = {
     '<a href="b.html#gone">': "index.html links to b.html#gone, whose anchor is not there",
     '<script src="https://cdn.example.org/x.js">': (
         "index.html loads https://cdn.example.org/x.js from elsewhere"
+    ),
+    '<div class="doc-signature highlight"><span class="n">_GUARD</span></div>': (
+        "index.html has the private name _GUARD in a signature"
     ),
     '<link rel="stylesheet" href="//fonts.example.org/x.css">': (
         "index.html loads //fonts.example.org/x.css from elsewhere"
@@ -86,6 +133,25 @@ def test_a_link_that_leads_nowhere_and_a_script_from_elsewhere_are_found(tag, tm
     assert not [*links.faults(tmp_path)]
     (tmp_path / "index.html").write_text(good + tag)
     assert [*links.faults(tmp_path)] == [WRONG[tag]]
+
+
+def test_a_signature_says_what_its_constants_and_names_of_types_are(tmp_path):
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "__init__.py").write_text(
+        'T = 1\n_LONG = 3.5\n_Own = TypeVar("_Own", int, str)\n'
+        '_Run = TypeVar("_Run", bound=list[_Own])\n_Any = TypeVar("_Any")\n'
+        "Anything = Any\nOwn = dict[str, _Own | Anything]\n"
+        "class A:\n    x: float = _LONG\n"
+        "def f(x: Own, y: _Run, z: _Any, s: float = _LONG): ...\n"
+    )
+    site = script("docstrings")
+    read = griffe.load(
+        "some", search_paths=[tmp_path], extensions=griffe.load_extensions(site.Shown())
+    )
+    said = [(str(p.annotation), p.default) for p in read["f"].parameters]
+    types = ["dict[str, int | str | Anything]", "list[int | str]", "Any", "float"]
+    assert [of for of, _ in said] == types and said[-1][1] == "3.5"
+    assert read["A.x"].value == "3.5"
 
 
 def test_an_example_is_code_and_a_reference_a_link():

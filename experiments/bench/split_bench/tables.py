@@ -96,7 +96,8 @@ def cells(runs: Sequence[Mapping], cost: Mapping, leak: Mapping) -> list[str]:
         str(len(runs)),
         accuracy,
         percent([r["auc"] for r in runs]),
-        f"{max(far):.0e}" if far else "",
+        # What is the same bit for bit is 0, and no power of ten.
+        f"{max(far):.1g}" if far else "",
         "" if rate is None else f"{rate:g}",
         number(cost.get("client_flops"), 1e6),
         number(cost.get("client_bytes"), 1e3),

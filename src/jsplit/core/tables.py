@@ -250,6 +250,18 @@ def _dress_points(ax: Drawing, xlabel: str, ylabel: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def whole_numbers(axis: Drawing) -> None:
+    """Number an axis of epochs or rounds, of which there is none between two others.
+
+    Args:
+        axis: of matplotlib.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    # By itself it wants two numbers, and gives up whole ones where there is one epoch.
+    axis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+
+
 def plain_numbers(axis: Drawing, unit: str = "") -> None:
     """Write the numbers of a logarithmic axis with prefixes, and as many as it has room for.
 
@@ -262,9 +274,12 @@ def plain_numbers(axis: Drawing, unit: str = "") -> None:
     shown = EngFormatter(unit)
     axis.set_major_formatter(shown)
     low, high = axis.get_view_interval()
-    # Less than a decade may hold no power of ten, and then no number at
-    # all; on more than one, minor numbers would overlap.
-    axis.set_minor_formatter(shown if high < 10 * low else NullFormatter())
-    if 3 * low < high < 10 * low:
-        # From 6 to 10 they would overlap as well.
-        axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    # Less than two decades may hold one power of ten, or none, and one number tells
+    # no scale; on more, minor numbers would overlap.
+    axis.set_minor_formatter(shown if high < 100 * low else NullFormatter())
+    if 3 * low < high < 100 * low:
+        # All of them would overlap as well.
+        subs = (2, 3, 5) if high < 10 * low else (2, 5)
+        axis.set_minor_locator(LogLocator(subs=subs))
+        # Their ticks are shorter, and their numbers are to stand in one line with the others.
+        axis.set_tick_params(which="minor", pad=5)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jsplit.core.html import Table, html_of
-from jsplit.core.tables import Drawing, aligned, blank_figure
+from jsplit.core.tables import Drawing, aligned, blank_figure, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +25,9 @@ VALIDATION = "val_"
 """Before the name of what was measured on the validation data."""
 
 _BEST = "*"
+
+# In a line: a wider figure is made so small on a page that nobody reads it.
+_PANELS = 3
 
 
 class Running(NamedTuple):
@@ -138,10 +141,15 @@ class History:
         # A column of training and its twin of validation share a panel.
         panels = list(dict.fromkeys(n.removeprefix(VALIDATION) for n in self.columns))
         count = max(len(panels), 1)
-        drawn = blank_figure((3.4 * count + 0.6, 3.0), constrained=True)
-        grid: Drawing = drawn.subplots(1, count, squeeze=False)
-        for axes, name in zip(grid[0], panels, strict=False):
+        columns = min(count, _PANELS)
+        lines = -(-count // columns)
+        drawn = blank_figure((3.4 * columns + 0.6, 3.0 * lines), constrained=True)
+        grid: Drawing = drawn.subplots(lines, columns, squeeze=False).ravel()
+        for axes, name in zip(grid, panels, strict=False):
             self._draw(axes, name)
+        # Places of the last line that are left over.
+        for axes in grid[count:]:
+            axes.remove()
         return drawn
 
     def _draw(self, axes: Drawing, name: str) -> None:
@@ -159,7 +167,7 @@ class History:
             axes.axvline(self.best, color="#9A9A9A", ls=":", lw=1)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("epoch", fontsize=8)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(axes.xaxis)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
 

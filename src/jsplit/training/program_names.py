@@ -11,6 +11,10 @@ from collections.abc import Callable, Sequence
 from jsplit.core.base import PyTree
 from jsplit.training.walk import Address, Turn
 
+# Bytes of a name. JAX keeps a compiled program in a file of that name and 75 bytes more, and
+# file systems take 255.
+_LONGEST = 160
+
 
 def named(
     turn: Turn,
@@ -40,5 +44,12 @@ def named(
             needed |= {*op.reads}
             labels += [] if op.label in done else [op.label]
     done.update(labels)
-    run.__name__ = f"{turn.party}: {', '.join(reversed(labels))}"
+    run.__name__ = _shortened(f"{turn.party}: {', '.join(reversed(labels))}")
     return run
+
+
+def _shortened(name: str) -> str:
+    """A name that a file can have; of a long one its beginning."""
+    if len(name.encode()) <= _LONGEST:
+        return name
+    return name.encode()[: _LONGEST - 3].decode(errors="ignore") + "..."

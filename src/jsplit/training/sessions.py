@@ -79,11 +79,11 @@ def session(
     refuse_used_up(state)
     found = _PROGRAMS.get(trainer.predict)
     if found is None:
-        found = _PROGRAMS[trainer.predict] = _Programs(config)
+        found = _PROGRAMS[trainer.predict] = SessionPrograms(config)
     return Session(found, state, batch, length)
 
 
-class _Programs:
+class SessionPrograms:
     """What all sessions of a trainer share: its compiled walks.
 
     Attributes:
@@ -146,7 +146,7 @@ def compiled_in_place(
 
 # By `predict`, a function that each trainer has of its own: a session after another
 # compiles nothing anew, and a trainer that is gone keeps nothing.
-_PROGRAMS: WeakKeyDictionary[PredictFn, _Programs] = WeakKeyDictionary()
+_PROGRAMS: WeakKeyDictionary[PredictFn, SessionPrograms] = WeakKeyDictionary()
 
 
 class Session(Closing):
@@ -170,7 +170,9 @@ class Session(Closing):
         'Compute the next positions'
     """
 
-    def __init__(self, programs: _Programs, state: TrainState, batch: int, length: int):
+    def __init__(
+        self, programs: SessionPrograms, state: TrainState, batch: int, length: int
+    ):
         self.batch = as_positive_int("batch", batch)
         self.length = as_positive_int("length", length)
         self.fields = tuple(sorted(programs.needed))

@@ -18,7 +18,7 @@ from jsplit.wire.door import Door
 from jsplit.wire.identity import shown_by, why_refused
 from jsplit.wire.pipe import Closed, Pipe
 from jsplit.wire.said import quoted
-from jsplit.wire.transport import PULSE, Met, Pulse
+from jsplit.wire.transport import PULSE, Listener, Met, Pulse
 
 
 def memory_pair(
@@ -152,7 +152,7 @@ class MemoryTransport:
         met: Met,
         limit: int,
         pulse: Pulse = PULSE,
-    ) -> _Listener:
+    ) -> Listener:
         """Wait for connections of parties on an allow-list.
 
         Args:

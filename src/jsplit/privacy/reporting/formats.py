@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from jsplit.core import html as written
 from jsplit.privacy.reporting.records import Finding
 from jsplit.privacy.reporting.tables import LEGEND, Table
 
 TITLE = "What training gives away"
-STYLE = (
-    "body{font-family:sans-serif;margin:2em auto;max-width:80em;padding:0 1em}"
-    "table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}"
-    "td,th{border:1px solid #bbb;padding:.3em .6em;text-align:left;vertical-align:top}"
-    "th{background:#eee}img{width:64px;image-rendering:pixelated;margin:2px}"
-)
+_SMALL = "width:64px;image-rendering:pixelated;margin:2px"
+_READ = "How to read this"
 
 
 def text(found: Sequence[Table]) -> str:
@@ -32,7 +29,7 @@ def text(found: Sequence[Table]) -> str:
             padded = [c.ljust(w) for c, w in zip(row, widths, strict=True)]
             lines.append("  ".join(padded).rstrip())
         lines += [t.note, ""] if t.note else [""]
-    return "\n".join([*lines, "How to read this", *(f"- {x}" for x in LEGEND)])
+    return "\n".join([*lines, _READ, *(f"- {x}" for x in LEGEND)])
 
 
 def markdown(found: Sequence[Table], pictures: Sequence[tuple[str, Finding]]) -> str:
@@ -54,7 +51,7 @@ def markdown(found: Sequence[Table], pictures: Sequence[tuple[str, Finding]]) ->
             pair = (("original", p.original), ("reconstruction", p.reconstruction))
             images = " ".join(f"![{n}](data:image/png;base64,{x})" for n, x in pair)
             lines += [f"{images} MSE {p.error:.3g}", ""]
-    return "\n".join([*lines, "## How to read this", "", *(f"- {x}" for x in LEGEND)])
+    return "\n".join([*lines, f"## {_READ}", "", *(f"- {x}" for x in LEGEND)])
 
 
 def html(found: Sequence[Table], pictures: Sequence[tuple[str, Finding]]) -> str:
@@ -64,32 +61,32 @@ def html(found: Sequence[Table], pictures: Sequence[tuple[str, Finding]]) -> str
         found: the tables.
         pictures: findings with pictures, and their titles.
     """
+    return written.page_of(TITLE, cell(found, pictures))
+
+
+def cell(found: Sequence[Table], pictures: Sequence[tuple[str, Finding]]) -> str:
+    """The same for a cell of a notebook, or within a page.
+
+    Args:
+        found: the tables.
+        pictures: findings with pictures, and their titles.
+    """
     parts: list[str] = []
     for t in found:
-        head = "".join(f"<th>{escape(h)}</th>" for h in t.heads)
-        rows = ["".join(f"<td>{escape(c)}</td>" for c in row) for row in t.rows]
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        parts.append(f"<h2>{escape(t.title)}</h2>")
-        parts.append(f"<table><tr>{head}</tr>{body}</table><p>{escape(t.note)}</p>")
+        words = range(len(t.heads))
+        table = written.Table(t.heads, t.rows, t.title, words=words)
+        parts.append(written.html_of([table], t.note))
     for title, f in pictures:
-        parts.append(f"<h2>{escape(title)}</h2>")
-        parts.append("<table><tr><th>original</th><th>reconstruction</th><th>MSE</th>")
+        parts.append(f"<div><strong>{escape(title)}</strong></div>")
         for p in f.pictures:
-            images = (_image(x) for x in (p.original, p.reconstruction))
-            cells = "".join(f"<td>{x}</td>" for x in (*images, f"{p.error:.3g}"))
-            parts.append(f"<tr>{cells}</tr>")
-        parts.append("</table>")
-    read = "".join(f"<li>{escape(x)}</li>" for x in LEGEND)
-    return (
-        f"<!doctype html><html><head><meta charset='utf-8'><title>{TITLE}</title>"
-        f"<style>{STYLE}</style></head><body><h1>{TITLE}</h1>{''.join(parts)}"
-        f"<h2>How to read this</h2><ul>{read}</ul></body></html>"
-    )
+            pair = _image(p.original), _image(p.reconstruction)
+            parts.append(f"<div>{''.join(pair)} MSE {p.error:.3g}</div>")
+    return "".join([*parts, written.list_of(_READ, LEGEND)])
 
 
 def _image(data: str) -> str:
     # A report may have been read from a file of somebody else's.
-    return f"<img src='data:image/png;base64,{escape(data)}'>"
+    return f"<img style='{_SMALL}' src='data:image/png;base64,{escape(data)}'>"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -84,7 +84,7 @@ class Report:
         return formats.html(tables(self.outcomes), [*pictured(self.outcomes)])
 
     def _repr_html_(self) -> str:
-        return self.html()
+        return formats.cell(tables(self.outcomes), [*pictured(self.outcomes)])
 
     def json(self) -> str:
         """All of it as a JSON object; `from_json` is the inverse.

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import cast
 
+from jsplit.core.html import page_of
 from jsplit.privacy.viewing.records import Gives, Seen, Together
-from jsplit.privacy.viewing.showing import page, text
+from jsplit.privacy.viewing.showing import cell, text
 from jsplit.privacy.viewing.view import View
 
 _FORMAT = 2
@@ -101,13 +102,10 @@ class Views:
             >>> jsplit.privacy.views(topology).html()[:15]
             '<!doctype html>'
         """
-        return (
-            "<!doctype html><meta charset='utf-8'><title>What each party sees</title>"
-            f"{self._repr_html_()}"
-        )
+        return page_of("What each party sees", self._repr_html_())
 
     def _repr_html_(self) -> str:
-        return page(self.parties.values(), self.together, self.everyone, self.examined)
+        return cell(self.parties.values(), self.together, self.everyone, self.examined)
 
     def json(self) -> str:
         """All of it as a JSON object; `from_json` is the inverse.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from html import escape
 
+from jsplit.core.html import Table, html_of, list_of
 from jsplit.privacy.viewing.records import Gives, Seen, Together
 from jsplit.privacy.viewing.view import View
 
 _Table = tuple[str, list[str], list[list[str]]]
 """Title, heads of columns, rows."""
+
+# How what is said of a field begins that somebody gets.
+_LOUD = ("is `", "gives away `", "has ")
 
 _NOT_EXAMINED = "not looked into: give a batch"
 
@@ -116,23 +119,15 @@ def text(
     return "\n".join([*lines, "Everyone knows", *(f"  {x}" for x in everyone)])
 
 
-def page(
+def cell(
     views: Collection[View],
     together: Collection[Together],
     everyone: Sequence[str],
     examined: bool,
 ) -> str:
-    """All tables, and what everyone knows, as HTML; what gives a field away is marked."""
-    parts: list[str] = []
+    """All tables, and what everyone knows, as HTML; what gives a field away is bold."""
+    shown = []
     for title, heads, rows in tables(views, together, examined):
-        head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-        parts.append(f"<h3>{escape(title)}</h3><table><tr>{head}</tr>{body}</table>")
-    known = "".join(f"<li>{escape(x)}</li>" for x in everyone)
-    return f"{''.join(parts)}<h3>Everyone knows</h3><ul>{known}</ul>"
-
-
-def _cell(content: str) -> str:
-    loud = content.startswith(("is `", "gives away `", "has "))
-    shown = escape(content)
-    return f"<td><strong>{shown}</strong></td>" if loud else f"<td>{shown}</td>"
+        bold = {c for row in rows for c in row if c.startswith(_LOUD)}
+        shown.append(Table(heads, rows, title, words=range(len(heads)), bold=bold))
+    return html_of(shown) + list_of("Everyone knows", everyone)
