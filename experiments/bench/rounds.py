@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -53,6 +52,7 @@ from experiments.bench.contestants import (
 from experiments.bench.networks import torch
 from experiments.bench.step import machine
 from experiments.bench.torch_rounds import TorchRounds
+from experiments.common.memory import Peak
 from experiments.common.report import write_rows
 from jsplit import population, rounds
 
@@ -281,13 +281,10 @@ def measure(
 
 def peak(name: str, clients: int, contestant: str) -> int:
     """Peak memory, in bytes, of this process when it has trained one round."""
-    _, drawn = data(MODELS[name], clients)
-    algorithm(contestant, MODELS[name], drawn)()
-    status = Path("/proc/self/status")
-    # What `getrusage` counts for a process begins with its parent's memory; this does not.
-    if status.exists():
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Peak() as found:
+        _, drawn = data(MODELS[name], clients)
+        algorithm(contestant, MODELS[name], drawn)()
+    return found.bytes
 
 
 def memory(name: str, counts: Sequence[int], contestant: str) -> list[dict]:

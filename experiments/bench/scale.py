@@ -14,7 +14,8 @@ lies on the host (`jsplit.rounds.on_host`).
 
 Time: a round is drawn and trained with each number of clients in turn (A B C A B C ...), the
 ratio to the smallest is taken within each, and medians are told. Asked: at most 1.3. Memory: the
-peak of a process of its own that trains `--rounds` rounds, less that with the fewest clients.
+peak of what a process of its own holds while it trains `--rounds` rounds, less that with the
+fewest clients; pages of mapped files do not count.
 
     python experiments/bench/scale.py [--models cnn dense] [--clients 100 1000 10000]
         [--rounds 5] [--only NAME ...] [--data cifar10.npz] [--mapped FOLDER] [--no-memory]
@@ -24,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -43,6 +43,7 @@ from flax import nnx
 import jsplit
 from experiments.bench.contestants import RATE, SEED, cross_entropy
 from experiments.bench.step import machine
+from experiments.common.memory import Peak
 from experiments.common.report import write_rows
 from jsplit import population, rounds
 
@@ -196,15 +197,6 @@ def measure(model: str, name: str, options: argparse.Namespace) -> list[dict[str
     return rows
 
 
-def peak() -> int:
-    """Peak memory of this process, in bytes."""
-    status = Path("/proc/self/status")
-    # What `getrusage` counts for a process begins with its parent's memory; this does not.
-    if status.exists():
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def memory(model: str, name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Peak memory by number of clients, each of a process of its own: a peak never falls."""
     rows: list[dict[str, Any]] = []
@@ -255,10 +247,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     # A run of this script by itself, see `memory`.
     if options.peak:
         model, name, clients = options.peak
-        run = contestant(model, name, int(clients), options)
-        for number in range(options.rounds):
-            run(number)
-        print(peak())
+        with Peak() as peak:
+            run = contestant(model, name, int(clients), options)
+            for number in range(options.rounds):
+                run(number)
+        print(peak.bytes)
         return {}
     result: dict[str, Any] = {"machine": machine(), "times": [], "memory": []}
     for model in options.models:

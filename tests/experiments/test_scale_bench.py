@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.bench import scale
+from experiments.common.memory import STATUS, Peak, held
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,3 +60,18 @@ def test_a_round_among_more_clients_is_measured_and_reads_the_same_from_files(tm
     written = np.load(tmp_path / f"image-{80 * scale.EACH}.npy", mmap_mode="r")
     base = scale.base(None)["image"]
     np.testing.assert_array_equal(written[-1], base[(len(written) - 1) % len(base)])
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux tells files apart")
+def test_a_peak_is_of_what_a_process_holds_and_not_of_files_it_reads(tmp_path):
+    size = 64_000_000
+    with open(tmp_path / "file", "wb") as file:
+        file.truncate(size)
+    before = held()
+    with Peak() as reading:
+        mapped = np.memmap(tmp_path / "file", np.uint8, "r")
+        assert mapped[::4096].sum() == 0  # every page
+    with Peak() as holding:
+        assert np.ones(size, np.uint8).all()
+    assert reading.bytes - before < size / 4
+    assert size / 2 < holding.bytes - before < 2 * size
