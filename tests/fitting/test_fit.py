@@ -227,7 +227,7 @@ def test_a_state_that_is_the_last_and_the_best_is_not_used_up_when_it_goes_on(tm
         ({"population": PEOPLE}, "population"),
         ({"hyperparams": {"momentum": lambda epoch: 0.9}}, "momentum"),
         ({"state": 3}, "state"),
-        ({"data": (x for x in ())}, "data"),
+        ({"data": (x for x in [some()])}, "data` is an iterator"),
         ({"data": []}, "data"),
         ({"data": [3]}, "data"),
         ({"data": 3}, "data"),
@@ -247,7 +247,8 @@ def test_a_state_that_is_the_last_and_the_best_is_not_used_up_when_it_goes_on(tm
         ({"trainer": "algorithm"}, "population"),
         ({"trainer": "algorithm", "population": PEOPLE, "last": "pad"}, "last"),
         ({"trainer": "algorithm", "population": PEOPLE, "shuffle": False}, "last"),
-        ({"trainer": "algorithm", "data": [some()]}, "round"),
+        ({"trainer": "algorithm", "data": [some()]}, "data` must give what the step"),
+        ({"data": PEOPLE.round(some(), 0, batch=4)}, "data` must give what the step"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(change, word):

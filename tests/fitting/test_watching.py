@@ -258,9 +258,11 @@ def test_a_bar_moves_and_leaves_the_terminal(capsys):
 
 def test_a_file_of_rows_has_each_number_in_its_column(tmp_path):
     written = jsplit.fitting.Csv(tmp_path / "history.csv")
+    written.on_start(HISTORY)
+    before = (tmp_path / "history.csv").read_text()
     written.on_epoch(told())
-    lines = (tmp_path / "history.csv").read_text().splitlines()
-    assert lines == [
+    assert (tmp_path / "history.csv").read_text() == before
+    assert before.splitlines() == [
         "epoch,loss,val_loss,val_auc,seconds",
         "0,0.5,0.25,0.75,1.0",
         "1,0.5,nan,,2.0",
