@@ -158,10 +158,11 @@ def test_what_programs_are_called_is_no_longer_than_a_file_of_the_cache_may_be(
     tmp_path, caplog
 ):
     clients = [f"Röntgen-Abteilung {n} des Klinikums" for n in range(6)]
-    scaled = lambda w, x: x * w
     bottoms = {
-        c: jsplit.segment(scaled, init=lambda key, x: jnp.float32(1), inputs=f"x{n}")
-        for n, c in enumerate(clients)
+        client: jsplit.segment(
+            lambda w, x: x * w, init=lambda key, x: jnp.float32(1), inputs=f"x{n}"
+        )
+        for n, client in enumerate(clients)
     }
     topology = jsplit.vertical(
         bottoms, jsplit.segment(lambda *h: sum(h)), loss=optax.squared_error
