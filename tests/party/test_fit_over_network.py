@@ -181,6 +181,15 @@ def test_it_is_the_training_of_one_process_to_the_bit(told):
         assert own.history.stopped == "epochs"
 
 
+def test_the_arrays_of_all_parties_fitted_in_one_process_are_read_as_parties_read_them():
+    topology, train, validation = problem()
+    assert RECORDS % BATCH  # so that an epoch leaves some out
+    trainer = jsplit.messages(topology, optax.adam(0.01))
+    read = {"batch": BATCH, "last": "drop", "key": SEED, "validation": validation}
+    whole = jsplit.fit(trainer, train, epochs=EPOCHS, **read)
+    assert rows_of(whole) == rows_of(in_one_process())
+
+
 def test_others_learn_the_number_that_was_agreed_and_none_beside_it(told):
     known = rows_of(told["client"])
     assert known == [{"val_loss": r["val_loss"]} for r in rows_of(told["server"])]

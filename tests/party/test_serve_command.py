@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,19 @@ def trained_in(tmp_path):
     weights = np.asarray(results["server"].state.params["logits"])
 
     return agreed, topology, weights
+
+
+def test_the_files_of_all_parties_in_one_folder_are_the_state_of_the_whole(tmp_path):
+    _, topology, weights = trained_in(tmp_path)
+    both = tmp_path / "both"
+    both.mkdir()
+    for name in ("client", "server"):
+        (file,) = (tmp_path / name / f"{2:012}").glob("*.npz")
+        shutil.copy(file, both)
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    state = jsplit.restore(both, trainer.init(5, LM_BATCH))
+    np.testing.assert_array_equal(state.parties["server"].params["logits"], weights)
+    assert {int(own.step) for own in state.parties.values()} == {2}
 
 
 @pytest.mark.slow
@@ -157,6 +171,10 @@ def test_who_asks_by_the_command_gets_the_tokens_of_the_model_in_the_order_of_it
     finally:
         stop.set()
         server.join(LONG)
+    # Nobody serves any more, and the agreement has them wait for ten minutes.
+    capsys.readouterr()
+    assert command.main([*words, "--patience", "0.2"]) == 75
+    assert "`client` has tried for 0.2 s" in capsys.readouterr().err
     for prompt, line in zip(given, found, strict=True):
         expected = wanted(weights, np.array([prompt]), 3)[0]
         assert line == " ".join(map(str, expected))

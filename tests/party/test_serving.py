@@ -14,7 +14,7 @@ import pytest
 
 import jsplit
 from jsplit import party
-from jsplit.party.serving import server
+from jsplit.party.serving import remote, server
 from jsplit.party.serving.table import Table
 from jsplit.wire.rpc import Grpc
 from tests import decoders
@@ -133,6 +133,36 @@ def lm(**limits):
     topology, state, weights = sums()
     serving, _, _ = of(topology, LM_BATCH, state, server=limits)
     return serving, weights
+
+
+def test_a_server_that_is_away_is_told_of_once_however_often_it_is_tried(
+    monkeypatch, caplog
+):
+    tried, real = [], remote.RemoteSession._begin
+    monkeypatch.setattr(remote, "FIRST", 0.001)
+    monkeypatch.setattr(remote, "SLOWEST", 0.001)
+    serving, _ = lm()
+
+    def begin(self, until):
+        tried.append(until)
+        if len(tried) == 9:
+            serving.start("server")
+        real(self, until)
+
+    with serving, serving.ask(batch=2, length=20) as session:
+        session({"tokens": TOKENS})
+        serving.kill("server")
+        tried.clear()
+        monkeypatch.setattr(remote.RemoteSession, "_begin", begin)
+        with caplog.at_level("INFO", "jsplit.party"):
+            session({"tokens": TOKENS[:, :1]})
+    assert len(tried) >= 9
+    waits, begun = (
+        [m for m in caplog.messages if words in m]
+        for words in ("waits for up to", "has begun its session again")
+    )
+    # One when it is lost, one when nobody is there; the reason may be the same.
+    assert 1 <= len(waits) <= 2 and len(begun) == 1, caplog.messages
 
 
 def test_a_killed_server_is_made_good_by_replay():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
 
 import jax
@@ -151,6 +152,35 @@ def test_programs_name_parties_and_segments_and_are_the_same_without_names(
     bare = lowered()
     assert "client/forward" not in str(bare.as_text(debug_info=True))
     assert named.as_text() == bare.as_text()
+
+
+def test_what_programs_are_called_is_no_longer_than_a_file_of_the_cache_may_be(
+    tmp_path, caplog
+):
+    clients = [f"Röntgen-Abteilung {n} des Klinikums" for n in range(6)]
+    bottoms = {
+        client: jsplit.segment(
+            lambda w, x: x * w, init=lambda key, x: jnp.float32(1), inputs=f"x{n}"
+        )
+        for n, client in enumerate(clients)
+    }
+    topology = jsplit.vertical(
+        bottoms, jsplit.segment(lambda *h: sum(h)), loss=optax.squared_error
+    )
+    x = np.ones((2, 1), "float32")
+    batch = {f"x{n}": x for n in range(6)} | {"label": x}
+    trainer = jsplit.messages(topology, optax.sgd(0.1))
+    with jax.log_compiles():
+        trainer.step(trainer.init(0, batch), batch)
+    found = [re.match(r"Compiling jit\((.*?: .*)\) with", m) for m in caplog.messages]
+    names = [match[1] for match in found if match]
+    assert len(names) >= 13  # forward and back of each client, and the server's
+    # Beside the name JAX has a prefix, a digest of 64 characters, and what it is.
+    for name in names:
+        (tmp_path / f"jit_{name}-{64 * '0'}-atime").touch()
+    for client in clients:
+        starting = {name for name in names if name.startswith(f"{client}: ")}
+        assert len(starting) == 2, names  # one going forward, one coming back
 
 
 @pytest.mark.slow

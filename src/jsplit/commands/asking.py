@@ -50,6 +50,12 @@ def add_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--top-k", type=int, help="with --seed: of so many most likely")
     one.add_argument("--end", type=int, help="a token after which a sequence ends")
     one.add_argument(
+        "--patience",
+        type=float,
+        metavar="SECONDS",
+        help="of waiting for a party that serves; by default as agreed",
+    )
+    one.add_argument(
         "--out", type=Path, help="file for the tokens, a line for each prompt; printed"
     )
 
@@ -92,6 +98,7 @@ def ask(options: argparse.Namespace) -> int:
             step=options.step,
             example={fields[0]: np.asarray(given[:1], np.int32)},
             length=longest,
+            patience=options.patience,
             addresses=gathered.addresses,
             pulse=gathered.pulse,
             **kept,

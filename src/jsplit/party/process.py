@@ -109,7 +109,9 @@ class PartyRun:
         state = self.store.restore(start.step)
         self.network.durable(self.store.steps)
         _log.info(
-            "%s goes on from step %d, epoch %d", self.party, start.step, start.epoch
+            # An epoch of training, which the log counts too, is another thing.
+            "%s goes on from step %d, epoch %d of the run",
+            *(self.party, start.step, start.epoch),
         )
         return state, start.step
 

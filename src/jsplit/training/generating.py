@@ -119,7 +119,8 @@ def generate(
             raise NotFinite(
                 f"a logit at position {session.position - 1} is NaN or +inf, or none of "
                 "a row is finite: no token can be drawn of it. Flax's Embed gives NaN for "
-                "a token that it does not have."
+                "a token that it does not have. The caches keep what they were given: "
+                "begin another session."
             )
         new = np.asarray(drawn)
         if end is not None:

@@ -6,14 +6,15 @@ the device by the name of the program.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 from jsplit.core.base import PyTree
 from jsplit.training.walk import Address, Turn
 
-# Bytes of a name. JAX keeps a compiled program in a file of that name and 75 bytes more, and
-# file systems take 255.
-_LONGEST = 160
+LONGEST = 100
+"""Bytes of a name. JAX's cache on disk calls files by it, with 80 bytes beside it, and file
+systems take 255: of a longer name nothing would be kept, with a warning each time."""
 
 
 def named(
@@ -31,7 +32,8 @@ def named(
         done: what the parts before it do, in words; what this one does is added.
 
     Returns:
-        The same function. Its name is no part of what is computed.
+        The same function. Its name is no part of what is computed; one that is longer
+        than `LONGEST` has its beginning, and a digest of all.
     """
 
     # A function of its own: a method's name cannot be set. It runs in traces alone.
@@ -49,7 +51,10 @@ def named(
 
 
 def _shortened(name: str) -> str:
-    """A name that a file can have; of a long one its beginning."""
-    if len(name.encode()) <= _LONGEST:
+    """The name, or its beginning and a digest, so that two names stay two."""
+    if len(name.encode()) <= LONGEST:
         return name
-    return name.encode()[: _LONGEST - 3].decode(errors="ignore") + "..."
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    # A character of several bytes that is cut through is left out.
+    start = name.encode()[: LONGEST - len(digest) - 1].decode(errors="ignore")
+    return f"{start} {digest}"

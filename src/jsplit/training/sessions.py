@@ -100,7 +100,8 @@ class SessionPrograms:
         if not any(n.segment.cache for n in config.topology.segments):
             raise ValueError(
                 "no segment of `trainer` has a cache, so each call would forget those "
-                "before it: give one by jsplit.with_cache, or call `trainer.predict`."
+                "before it: give one by `jsplit.split(..., decoding=)` or "
+                "jsplit.with_cache, or call `trainer.predict`."
             )
         self.config = config._replace(microbatches=1, passing=None)
         self.layout = layout_of(self.config)

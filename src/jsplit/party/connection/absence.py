@@ -29,7 +29,7 @@ def absent(peers: Peers) -> str:
         return f"of whom {', '.join(missing)} did not come"
     if busy := [f"`{party}`" for i, party in others if i in awaited]:
         return f"of whom {', '.join(busy)} did not get ready yet"
-    return "of whom all were connected"
+    return "all of whom are connected"
 
 
 def missing(

@@ -138,7 +138,8 @@ class Asking:
         ):
             raise Refused(
                 "no segment of any party has a cache, so a session would forget what "
-                "came before; without `length` it is of records."
+                "came before: give one by `jsplit.split(..., decoding=)` or "
+                "jsplit.with_cache; without `length` it is of records."
             )
         for answer in answers.values():
             part.outputs |= dict(answer.get("outputs", {}))

@@ -179,7 +179,7 @@ class RemoteSession(Closing):
     def _next(self, given: Given) -> PyTree:
         """One call, begun again with all before it as often as it is lost."""
         until, pause = time.monotonic() + self._asking.patience, FIRST
-        began = self.begun + _VAIN
+        began, again, told = self.begun + _VAIN, " again" * (self.begun > 0), ""
         while True:
             try:
                 if self._under is None:
@@ -201,7 +201,13 @@ class RemoteSession(Closing):
                         f"`{self._asking.party}` has tried for "
                         f"{self._asking.patience:g} s: {error}"
                     ) from None
-                _log.info("%s begins its session again: %s", self._asking.party, error)
+                # A server that is away for long is tried often, and told of once.
+                if str(error) != told:
+                    told = str(error)
+                    _log.info(
+                        "%s waits for up to %g s to begin its session%s: %s",
+                        *(self._asking.party, self._asking.patience, again, told),
+                    )
                 time.sleep(pause)
                 pause = min(2 * pause, SLOWEST)
             except BaseException:
@@ -209,6 +215,8 @@ class RemoteSession(Closing):
                 self._let_go()
                 raise
             else:
+                if told:
+                    _log.info("%s has begun its session%s", self._asking.party, again)
                 if self.length:
                     self._kept.append(given)
                 return output
