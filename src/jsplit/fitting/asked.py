@@ -89,7 +89,7 @@ class Asked:
         by_class = None
         if self.class_weight is not None:
             by_class = record_weights(self.class_weight, fields, self.label)
-        own = None if self.weight is None else np.asarray(as_weight(self.weight))
+        own = None if self.weight is None else np.asarray(as_weight(self.weight, data))
         weight = together(own, by_class)
         if weight is not None and not np.any(weight):
             name = "weight" if self.class_weight is None else "class_weight"

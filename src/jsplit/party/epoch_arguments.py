@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jsplit.core.checks import shown
+from jsplit.core.trees import check_same_records
 from jsplit.fitting.class_weights import ClassWeight, record_weights, together
 from jsplit.fitting.history import VALIDATION
 from jsplit.fitting.monitor import Monitor, as_monitor
@@ -43,6 +44,8 @@ def weighted_of(
         raise ValueError(
             f"`class_weight` is for `data` of fields by name, got {shown(data)}."
         )
+    # Before the product, which no longer says whose its rows are.
+    check_same_records(data, "field `{}` of `data`")
     own = data.get(agreed.weight)
     by_class = record_weights(class_weight, data, label)
     weight = together(None if own is None else np.asarray(own), by_class)
