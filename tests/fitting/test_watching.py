@@ -6,6 +6,7 @@ import math
 import sys
 from types import ModuleType, SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -94,6 +95,37 @@ def test_a_callback_that_says_so_ends_the_training(tmp_path):
     # Who makes the same call again has it as it was ended.
     again = jsplit.fit(trainer(), some(), callbacks=[Watching()], **given)
     assert calls[5:] == [("start", 1), ("end", "callback")] and len(again.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "epochs"),
+    [
+        (True, 1),
+        (np.bool_(True), 1),
+        (np.array(True), 1),
+        (jax.numpy.array(True), 1),
+        (False, 2),
+        (np.bool_(False), 2),
+        (1, 2),
+        ("yes", 2),
+        (None, 2),
+        (np.array([True, True]), 2),
+    ],
+)
+def test_any_true_of_a_callback_ends_and_nothing_else(said, epochs):
+    fitted = jsplit.fit(
+        trainer(), some(), epochs=2, batch=5, callbacks=[lambda epoch: said]
+    )
+    assert len(fitted.history) == epochs
+
+
+def test_what_is_told_of_an_epoch_cannot_be_changed():
+    def changes(epoch):
+        with pytest.raises(TypeError):
+            epoch.row["loss"] = -1.0
+
+    fitted = jsplit.fit(trainer(), some(), epochs=1, batch=5, callbacks=[changes])
+    assert fitted.history["loss"][0] > 0
 
 
 def test_at_an_error_every_callback_ends():

@@ -82,6 +82,24 @@ class Plan(NamedTuple):
         return self.trains.init(key, cast(Fields, batch))
 
 
+def as_hyperparams(given: Hyperparams | None) -> Hyperparams:
+    """Hyperparameters by epoch, checked.
+
+    Raises:
+        ValueError: if they are no functions by name.
+    """
+    found = {} if given is None else given
+    names = found if isinstance(found, Mapping) else [given]
+    for name in names:
+        if not isinstance(found, Mapping) or not callable(found[name]):
+            got = shown(found[name] if isinstance(found, Mapping) else given)
+            raise ValueError(
+                f"`hyperparams` must be functions of the epoch by name, got {got}; "
+                "`lambda epoch: 0.1` is one that stays."
+            )
+    return dict(found)
+
+
 def config_of(trains: object) -> Config:
     """The configuration of what trains.
 

@@ -15,6 +15,7 @@ from jsplit.fitting.class_weights import ClassWeight, record_weights, together
 from jsplit.fitting.history import VALIDATION
 from jsplit.fitting.monitor import Monitor, as_monitor
 from jsplit.fitting.plan import Hyperparams
+from jsplit.fitting.tally import check_apart
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.epochs import Epochs
 from jsplit.party.epoch_losses import OwnLosses
@@ -79,9 +80,10 @@ def check_columns(
 ) -> None:
     """Refuse columns that there will not be, before an epoch is trained."""
     found = losses.possible()
+    own = {x.name for x in losses.topology.metrics if x.party == losses.party}
+    check_apart(found, own, bool(epochs.validation), {*hyperparams})
     if epochs.validation:
-        metrics = {x.name for x in losses.topology.metrics if x.party == losses.party}
-        found |= {VALIDATION + n for n in found | metrics}
+        found |= {VALIDATION + n for n in found | own}
     known = found | {*hyperparams}
     asked = {"monitor": monitor.column, "tells` of `epochs": epochs.tells}
     for name, column in asked.items():
