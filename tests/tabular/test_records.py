@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import traceback
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from jsplit.core.identified import Identified
 from jsplit.core.trees import as_arrays
 from jsplit.party.contract.ids_key import told
 from jsplit.party.contract.record_order import Records
+from jsplit.party.epoch_arguments import weighted_of
 from tests.core.brought import INTEGERS, MARK, NUMBER, Column, faults
 
 KEY = b"a secret of all who hold records"
@@ -283,6 +285,23 @@ def test_columns_of_another_table_are_refused_beside_other_ids():
             with pytest.raises(ValueError, match=f"`{name}` of `frame` is of other"):
                 table(ids, **{name: one[name]})
     assert table([3, 1], x=one["x"]).column("x").tolist() == [0.5, 1.5]
+
+
+def test_ids_of_rows_with_other_labels_are_refused_beside_the_fields_of_a_party():
+    x, who = Labelled([1.0, 2.0], "ab"), Labelled([5, 6], "ba")
+    with pytest.raises(ValueError, match="rows with other labels"):
+        Records({"x": x}, who)
+    assert Records({"x": x}, Labelled([5, 6], "ab")).digest is not None
+
+
+def test_class_weights_of_a_party_are_no_product_with_those_of_other_records():
+    one = table([1, 2], label=[0, 1], w=[1.0, 2.0])
+    agreed = SimpleNamespace(weight="w", rotation=None)
+    good, bad = ({"label": one["label"], "w": w} for w in (one["w"], one["w"][::-1]))
+    made = weighted_of(agreed, good, {0: 0.5, 1: 2.0}, "label")
+    assert made["w"].tolist() == [0.5, 4.0]
+    with pytest.raises(ValueError, match="are of other records"):
+        weighted_of(agreed, bad, {0: 0.5, 1: 2.0}, "label")
 
 
 def test_two_keys_of_one_name_are_refused_and_arrays_of_jax_are_columns():
