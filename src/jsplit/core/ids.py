@@ -124,7 +124,7 @@ def _is_rounded(i: Foreign) -> bool:
     if not isinstance(i, _FLOATS) or not np.isfinite(i):
         return False
     # From here on the next integer is no float of this kind.
-    return abs(i) >= 2 ** (np.finfo(type(i)).nmant + 1)
+    return abs(i) >= 2 ** (np.finfo(np.asarray(i).dtype).nmant + 1)
 
 
 def _distinct(entries: Sequence[Foreign]) -> int:

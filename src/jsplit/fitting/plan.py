@@ -88,16 +88,21 @@ def as_hyperparams(given: Hyperparams | None) -> Hyperparams:
     Raises:
         ValueError: if they are no functions by name.
     """
-    found = {} if given is None else given
-    names = found if isinstance(found, Mapping) else [given]
-    for name in names:
-        if not isinstance(found, Mapping) or not callable(found[name]):
-            got = shown(found[name] if isinstance(found, Mapping) else given)
-            raise ValueError(
-                f"`hyperparams` must be functions of the epoch by name, got {got}; "
-                "`lambda epoch: 0.1` is one that stays."
-            )
-    return dict(found)
+    if given is None:
+        return {}
+    # What users give may be anything, whatever the types say.
+    named: object = given
+    wrong = [named]
+    if isinstance(named, Mapping):
+        wrong = [
+            x for x in cast("Mapping[str, object]", named).values() if not callable(x)
+        ]
+    if wrong:
+        raise ValueError(
+            f"`hyperparams` must be functions of the epoch by name, got {shown(wrong[0])}; "
+            "`lambda epoch: 0.1` is one that stays."
+        )
+    return dict(given)
 
 
 def config_of(trains: object) -> Config:
