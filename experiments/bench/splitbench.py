@@ -58,7 +58,7 @@ class Rows:
         self.file, self.data = file, data
         # The kernel's name says nothing of the numbers.
         on = {k: x for k, x in machine().items() if k != "platform"}
-        self.document = schema.read(file, on)
+        self.document, self.machine = schema.read(file, on), on
 
     def lacks(self, part: str, *key) -> bool:
         return self.row(part, *key) is None
@@ -75,6 +75,11 @@ class Rows:
         document = {**self.document, part: [*kept, dict(row)]}
         schema.write(self.file, document)
         self.document = document
+
+    @property
+    def all(self) -> list[dict]:
+        """Those of all parts."""
+        return [row for part in PARTS for row in self.document[part]]
 
     @property
     def rates(self) -> dict[tuple[str, str], float]:
@@ -116,6 +121,14 @@ def measure(
                 print(f"{rows.data:18} {', '.join(key):32} {unmade[key]}", flush=True)
         return key in made
 
+    # Also where nothing is lacking: else a call with more epochs would show those of before.
+    checked: set[str] = set()
+    for row in rows.all:
+        # All rows of one population are alike.
+        key = row["contestant"], row["system"]
+        if key in builders and row["population"] not in checked and ready(key):
+            schema.check_alike([row, made[key].said])
+            checked.add(row["population"])
     for key in builders if "runs" in parts else ():
         for seed in range(seeds):
             if rows.lacks("runs", *key, seed) and ready(key):
@@ -126,6 +139,8 @@ def measure(
     old = {key: rows.row("costs", *key) for key in builders if "costs" in parts}
     lacking = [k for k, x in old.items() if not x or blocks and schema.untimed(x)]
     new = [k for k in lacking if ready(k) and (made[k].start or old[k] is None)]
+    if new and blocks:
+        schema.check_machine(rows.document, rows.machine)
     for key, seconds in timed(new, made.__getitem__, blocks).items():
         counted = old[key] or tried(made[key].cost or UNCOUNTED.copy, UNCOUNTED)
         schema.check_alike([*filter(None, [old[key]]), made[key].said])

@@ -236,6 +236,43 @@ def test_rows_measured_apart_are_joined_where_they_were_trained_alike(document):
         schema.joined(document, other)
 
 
+def test_seconds_of_two_machines_never_stand_in_one_table(document):
+    other = broken(document, "costs", "contestant", "another")
+    here, there = {"cores": 2}, {"cores": 64}
+    document["machine"], other["machine"] = here, here
+    old, same = schema.joined(document, other)["costs"]
+    assert old["seconds"] is not None and same["seconds"] is not None
+    other["machine"] = there
+    old, new = schema.joined(document, other)["costs"]
+    assert old == document["costs"][0]
+    assert new == {**same, **dict.fromkeys(SECONDS), "blocks": 0, "notes": new["notes"]}
+    assert "another machine" in new["notes"]
+    schema.check_machine(document, here)
+    with pytest.raises(schema.Invalid, match=r"another one \(cores\)"):
+        schema.check_machine(document, there)
+
+
+SECONDS = ("seconds", "seconds_low", "seconds_high")
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch", "network", "train"])
+def test_a_call_with_another_setting_is_not_answered_by_rows_of_before(tmp_path, name):
+    """Though no row is lacking."""
+    done = []
+
+    def run(**other):
+        rows = splitbench.Rows(tmp_path / "x.json", "x")
+        one = stub("a", 0.5, done)
+        one = one._replace(said=dict(one.said) | other)
+        splitbench.measure(rows, {("a", "jsplit"): lambda: one}, 1, ["runs"], 0)
+
+    run()
+    run()
+    assert done == ["a"]
+    with pytest.raises(schema.Invalid, match=f"`{name}` is"):
+        run(**{name: "another" if name == "network" else 99})
+
+
 @pytest.mark.parametrize("part", ["costs", "leaks"])
 def test_runs_costs_and_leaks_of_one_table_are_of_one_training(document, part):
     with pytest.raises(schema.Invalid, match="`epochs` is 9, but 3"):

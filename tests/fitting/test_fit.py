@@ -11,10 +11,15 @@ import pytest
 
 import jsplit
 from jsplit.fitting import tally
+from jsplit.fitting.class_weights import record_weights, together
 from tests.fitting.common import (
     BATCH,
     RECORDS,
     algorithm,
+    bottom,
+    first_weights,
+    gap,
+    loss,
     params,
     same,
     some,
@@ -23,6 +28,7 @@ from tests.fitting.common import (
 )
 
 PEOPLE = jsplit.population.iid(RECORDS, 2)
+SGD = optax.sgd(0.1)
 
 
 def order(epoch, key=0, records=RECORDS):
@@ -116,6 +122,47 @@ def test_weights_of_classes_count_as_their_records_said_again():
     a, b, c = (f.history["loss"][-1] for f in (weighted, doubled, plain))
     np.testing.assert_allclose(a, b, rtol=1e-5)
     assert abs(a - c) > 1e-3
+
+
+@pytest.mark.parametrize("kind", [int, bool, "float16"])
+def test_weights_of_classes_do_not_depend_on_the_dtype_of_weights(kind):
+    """An integer beside 0.5 does not make 0 of it."""
+    labels = some()["label"]
+    by_class = record_weights({0: 0.5, 1: 2.0}, some(), "label")
+    own = (labels >= 0).astype(kind)
+    np.testing.assert_array_equal(together(own, by_class), np.where(labels, 2.0, 0.5))
+    entries = together(np.ones((RECORDS, 2), kind), by_class)
+    np.testing.assert_array_equal(entries[:, 1], by_class)
+
+
+def named(loss_name, metric="gap"):
+    client = jsplit.segment(bottom, init=first_weights(3, 2), inputs=["x"])
+    server = jsplit.segment(
+        lambda params, h: h @ params, init=first_weights(2, 2), inputs=["h"]
+    )
+    nodes = jsplit.vanilla(client, server, loss=loss).nodes
+    kept = [node for node in nodes if not isinstance(node, jsplit.Loss)]
+    more = [
+        jsplit.Loss(loss_name, loss, "server", ["output", "label"]),
+        jsplit.Metric(metric, gap, "server", ["output", "label"]),
+    ]
+    holds = topology().holds
+    return jsplit.fused(jsplit.Topology(nodes=[*kept, *more], holds=holds), SGD)
+
+
+@pytest.mark.parametrize(
+    ("names", "column"),
+    [
+        (("val_loss",), "val_loss"),
+        (("likelihood", "loss"), "val_loss"),
+        (("skipped",), "skipped"),
+        (("seconds",), "seconds"),
+        (("learning_rate",), "learning_rate"),
+    ],
+)
+def test_two_columns_of_one_name_are_refused_before_a_step(names, column):
+    with pytest.raises(ValueError, match=f"two columns `{column}`"):
+        jsplit.fit(named(*names), some(), epochs=1, validation=some(1))
 
 
 def test_balanced_classes_count_alike_in_the_mean():
@@ -222,6 +269,13 @@ def test_a_state_that_is_the_last_and_the_best_is_not_used_up_when_it_goes_on(tm
         ({"min_delta": -1.0}, "min_delta"),
         ({"min_delta": np.nan}, "min_delta"),
         ({"class_weight": {0: 1.0, 1: -1.0}}, "class_weight"),
+        ({"min_delta": "0.1"}, "min_delta"),
+        ({"key": None}, "key"),
+        ({"key": 1.5, "state": "first"}, "key"),
+        ({"resume": "no"}, "resume"),
+        ({"hyperparams": {"learning_rate": 0.1}}, "hyperparams"),
+        ({"hyperparams": [0.1]}, "hyperparams"),
+        ({"callbacks": [SimpleNamespace(on_step=3)]}, "on_step"),
         ({"every": 2}, "folder"),
         ({"every": 0, "folder": "/dev/null/none"}, "every"),
         ({"population": PEOPLE}, "population"),
@@ -255,6 +309,8 @@ def test_what_does_not_fit_is_refused_by_name(change, word):
     given = {"trainer": trainer(), "data": some(), "epochs": 1, **change}
     if given["trainer"] == "algorithm":
         given["trainer"] = algorithm()
+    if given.get("state") == "first":
+        given["state"] = trainer().init(0, some())
     with pytest.raises(ValueError, match=f"`?{word}"):
         jsplit.fit(given.pop("trainer"), given.pop("data"), **given)
 

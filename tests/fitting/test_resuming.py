@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,6 +190,54 @@ def test_another_training_is_not_taken_for_the_one_that_was_begun(begun, change,
         given["data"]["label"] = some()["label"]
     with pytest.raises(ValueError, match=f"`{word}`"):
         jsplit.fit(trainer(), given.pop("data"), folder=begun, **given)
+
+
+def test_an_algorithm_is_told_that_other_records_came_which_no_first_step_reads(
+    tmp_path,
+):
+    people = jsplit.population.iid(RECORDS, 2, seed=3)
+    given = {"population": people, "batch": 2, "folder": tmp_path}
+    jsplit.fit(algorithm(), some(), epochs=1, **given)
+    read = people.round(some(), 0, batch=2).reads[0, 0]
+    data = some()
+    data["x"][[i for i in range(RECORDS) if i not in read]] += 1
+    with pytest.raises(ValueError, match="`data`"):
+        jsplit.fit(algorithm(), data, epochs=2, **given)
+
+
+def test_a_folder_is_of_one_training_at_a_time(tmp_path):
+    """Two would delete each other's states; after the one ends the other may begin."""
+    said = []
+
+    def begins_another(epoch):
+        with pytest.raises(ValueError, match="in use by another training") as error:
+            jsplit.fit(trainer(), some(), folder=tmp_path, resume=False, **GIVEN)
+        said.append(error)
+
+    given = {**GIVEN, "folder": tmp_path}
+    one = jsplit.fit(trainer(), some(), callbacks=[begins_another], **given)
+    assert len(said) == 2 and equal(one, whole())
+    assert equal(jsplit.fit(trainer(), some(), **given), whole())
+
+
+def test_a_folder_that_cannot_be_is_refused_before_a_step_is_taken(tmp_path):
+    (tmp_path / "file").touch()
+    taken = SimpleNamespace(on_step=lambda step, info: pytest.fail("a step was taken"))
+    for folder in (tmp_path / "file", tmp_path / "file" / "more"):
+        with pytest.raises(OSError):
+            jsplit.fit(trainer(), some(), folder=folder, callbacks=[taken], **GIVEN)
+
+
+@pytest.mark.parametrize("part", ["last", "best", "settings", "history"])
+@pytest.mark.parametrize("change", ["lost", "other"])
+def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path, part, change):
+    jsplit.fit(trainer(), some(), folder=tmp_path, **{**GIVEN, "epochs": 1})
+    file = tmp_path / "fit.json"
+    said = json.loads(file.read_text())
+    kept = {n: x for n, x in said.items() if n != part}
+    file.write_text(json.dumps(kept if change == "lost" else {**kept, part: 3}))
+    with pytest.raises(ValueError, match="fit.json is not what"):
+        jsplit.fit(trainer(), some(), folder=tmp_path, **GIVEN)
 
 
 def test_an_order_that_is_drawn_anew_cannot_go_on(tmp_path):

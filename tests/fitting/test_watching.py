@@ -6,6 +6,7 @@ import math
 import sys
 from types import ModuleType, SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -132,6 +133,37 @@ def test_an_object_that_can_be_called_is_told_of_epochs_by_its_method():
     one = Both()
     assert [call(3) for call in callbacks_of([one, abs], "on_epoch")] == [3, 3]
     assert callbacks_of([one, abs], "on_step") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "epochs"),
+    [
+        (True, 1),
+        (np.bool_(True), 1),
+        (np.array(True), 1),
+        (jax.numpy.array(True), 1),
+        (False, 2),
+        (np.bool_(False), 2),
+        (1, 2),
+        ("yes", 2),
+        (None, 2),
+        (np.array([True, True]), 2),
+    ],
+)
+def test_any_true_of_a_callback_ends_and_nothing_else(said, epochs):
+    fitted = jsplit.fit(
+        trainer(), some(), epochs=2, batch=5, callbacks=[lambda epoch: said]
+    )
+    assert len(fitted.history) == epochs
+
+
+def test_what_is_told_of_an_epoch_cannot_be_changed():
+    def changes(epoch):
+        with pytest.raises(TypeError):
+            epoch.row["loss"] = -1.0
+
+    fitted = jsplit.fit(trainer(), some(), epochs=1, batch=5, callbacks=[changes])
+    assert fitted.history["loss"][0] > 0
 
 
 def test_at_an_error_every_callback_ends():

@@ -44,8 +44,8 @@ INSIDE = {
     "core": (
         "closing html carried handed pytrees cache checks strength gradient_noise link finite "
         "typed_jax hidden tied powers base arrays donation foreign recent "
-        "files ids identified tables trainer keys receiving links paths pieces frozen federation "
-        "secret_keys loans checkpoint_paths checkpoint placement trees"
+        "files locks ids identified tables trainer keys receiving links paths pieces frozen "
+        "federation secret_keys loans checkpoint_paths checkpoint placement trees"
     ),
     "guarding": "flattening readable directions chain evidence in_a_row tally",
     "jaxprs": (

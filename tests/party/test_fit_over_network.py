@@ -602,6 +602,7 @@ def test_epochs_are_part_of_what_parties_compare():
             "one of loss, val_loss, val_mae",
         ),
         ("client", {"class_weight": "balanced"}, "needs an agreement with `weight`"),
+        ("client", {"hyperparams": {"learning_rate": 0.1}}, "`hyperparams` must be"),
         ("client", {"validation": None}, "`validation` must have x"),
         ("client", {"validation": {"x": jnp.ones((4, 3))}}, "4 records.*says 9"),
         ("client", {"data": {"x": jnp.ones((40, 3))}}, "40 records, 10 batches"),

@@ -244,6 +244,32 @@ def test_what_does_not_fit_is_refused_by_column_and_counts(name):
     assert MARK not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("column", "classes"),
+    [
+        ([2, 1, 2], np.array([2, 1])),
+        ([2, 1, 2], [2.0, 1.0]),
+        ([True, False, True], np.array([True, False])),
+        (["b", "a", "b"], np.array(["b", "a"])),
+    ],
+)
+def test_classes_of_any_array_are_kept_in_a_file(tmp_path, column, classes):
+    given = jsplit.records({"who": range(3), "y": column}, "who")
+    fitted = jsplit.preprocessing(given, {"label": jsplit.Labels("y", classes)})
+    assert fitted.fields(given)["label"].array.tolist() == [0, 1, 0]
+    fitted.save(tmp_path, "lab")
+    assert jsplit.load_preprocessing(tmp_path, "lab") == fitted
+
+
+@pytest.mark.parametrize("scale", ["standard", "minmax", "robust"])
+def test_columns_that_scikit_learn_does_not_scale_are_told(caplog, scale):
+    columns = {"x": [1e-300, 2e-300, 4e-300], "y": [1.0, 2, 4]}
+    given = jsplit.records({"who": range(3), **columns}, "who")
+    with caplog.at_level(logging.WARNING, "jsplit.records"):
+        jsplit.preprocessing(given, {"f": jsplit.Numbers(["x", "y"], scale=scale)})
+    assert "`x` differs by so little" in caplog.text and "`y`" not in caplog.text
+
+
 def test_constant_and_unflagged_columns_are_told(caplog):
     given = jsplit.records({"who": range(3), "x": [7.0] * 3, "y": [1.0, 2, 3]}, "who")
     with caplog.at_level(logging.WARNING, "jsplit.records"):
@@ -271,6 +297,13 @@ def test_constant_and_unflagged_columns_are_told(caplog):
         lambda: jsplit.Categories("x", least=0),
         lambda: jsplit.Labels(["x"]),
         lambda: jsplit.Labels("x", ["a", "a"]),
+        lambda: jsplit.Labels("x", ["a", 1]),
+        lambda: jsplit.Labels("x", ["a", None]),
+        lambda: jsplit.Labels("x", [0, 1.5]),
+        lambda: jsplit.Labels("x", [0.0, 0]),
+        lambda: jsplit.Labels("x", {"a", "b"}),
+        lambda: jsplit.Labels("x", "ab"),
+        lambda: jsplit.Labels("x", []),
         lambda: jsplit.preprocessing(table(), {}),
         lambda: jsplit.preprocessing(table(), {"x": "a"}),
         lambda: jsplit.preprocessing(frame(), RECIPES),

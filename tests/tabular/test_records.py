@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import traceback
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -15,6 +17,7 @@ from jsplit.core.identified import Identified
 from jsplit.core.trees import as_arrays
 from jsplit.party.contract.ids_key import told
 from jsplit.party.contract.record_order import Records
+from jsplit.party.epoch_arguments import weighted_of
 from tests.core.brought import INTEGERS, MARK, NUMBER, Column, faults
 
 KEY = b"a secret of all who hold records"
@@ -194,6 +197,8 @@ IDS = {
     "two kinds": ([MARK, 1], "1 are text and 1 are numbers"),
     "spaces": ([MARK, f" {MARK}2"], "1 have spaces around them"),
     "fractions": ([1.5, 2.0], "1 are neither strings nor integers"),
+    "rounded": ([2.0**53, 1.0], "1 are floats so large"),
+    "rounded in 32 bits": (np.array([2**24, 2**24 - 1], "f4"), "1 are floats so large"),
     "truth": ([True, False], "2 are true or false"),
     "none": ([], "at least one record"),
     "a nullable column": (Column([1, None], INTEGERS), "1 are missing"),
@@ -247,6 +252,98 @@ def test_a_table_is_read_from_what_holds_columns():
     for frame in ([1, 2], "who", np.ones((2, 2))):
         with pytest.raises(ValueError, match="`frame` must be a table"):
             jsplit.records(frame, id="who")
+
+
+class Labelled(Column):
+    """A column of pandas whose rows have labels."""
+
+    def __init__(self, values, labels):
+        super().__init__(values)
+        self.index = Labels(labels)
+
+    def __len__(self):
+        return len(self.values)
+
+
+class Labels(tuple):
+    def equals(self, other):
+        return self == other
+
+
+def test_columns_and_ids_of_rows_with_other_labels_are_refused():
+    x, who = Labelled([1.0, 2.0], "ab"), Labelled([5, 6], "ba")
+    for frame, given in (({"who": who, "x": x}, "who"), ({"x": x}, who)):
+        with pytest.raises(ValueError, match="rows with other labels"):
+            jsplit.records(frame, id=given)
+    assert jsplit.records({"x": x}, id=Labelled([5, 6], "ab")).ids == [5, 6]
+
+
+def test_columns_of_another_table_are_refused_beside_other_ids():
+    one = table([3, 1], x=[0.5, 1.5], scan=np.ones((2, 2, 2)))
+    for ids in ([1, 3], ["3", "1"]):
+        for name in ("x", "scan"):
+            with pytest.raises(ValueError, match=f"`{name}` of `frame` is of other"):
+                table(ids, **{name: one[name]})
+    assert table([3, 1], x=one["x"]).column("x").tolist() == [0.5, 1.5]
+
+
+def test_ids_of_rows_with_other_labels_are_refused_beside_the_fields_of_a_party():
+    x, who = Labelled([1.0, 2.0], "ab"), Labelled([5, 6], "ba")
+    with pytest.raises(ValueError, match="rows with other labels"):
+        Records({"x": x}, who)
+    assert Records({"x": x}, Labelled([5, 6], "ab")).digest is not None
+
+
+def test_class_weights_of_a_party_are_no_product_with_those_of_other_records():
+    one = table([1, 2], label=[0, 1], w=[1.0, 2.0])
+    agreed = SimpleNamespace(weight="w", rotation=None)
+    good, bad = ({"label": one["label"], "w": w} for w in (one["w"], one["w"][::-1]))
+    made = weighted_of(agreed, good, {0: 0.5, 1: 2.0}, "label")
+    assert made["w"].tolist() == [0.5, 4.0]
+    with pytest.raises(ValueError, match="are of other records"):
+        weighted_of(agreed, bad, {0: 0.5, 1: 2.0}, "label")
+
+
+def test_two_keys_of_one_name_are_refused_and_arrays_of_jax_are_columns():
+    with pytest.raises(ValueError, match="one name for each column, got 1 of 3"):
+        jsplit.records({"who": [1, 2], 1: [3, 4], "1": [5, 6]}, id="who")
+    scans = table([1, 2], scan=jax.numpy.ones((2, 3)))
+    assert scans.column("scan").shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "rows", [1, [0.0], [[0, 1]], [3], [-4], ["a"], [True, None, True], [True]]
+)
+def test_rows_that_are_none_are_refused_by_name(rows):
+    with pytest.raises(ValueError, match="`rows` must"):
+        table([1, 2, 3]).take(rows)
+
+
+def test_weights_of_other_records_are_refused_wherever_a_batch_goes():
+    one = table([1, 2, 3], a=[1.0, 2, 3], w=[1.0, 2, 3])
+    batch = {"a": one["a"], "b": one["a"], "label": np.zeros(3, np.float32)}
+    other = one["w"][::-1]
+    labelled = Labelled([1.0, 2, 3], "abc")
+    labels = {"a": labelled, "b": labelled, "label": batch["label"]}
+    turned = Labelled([1.0, 2, 3], "cba")
+    people = jsplit.population.iid(3, 1)
+    for trainer in trainers():
+        state = trainer.init(0, batch)
+        for fields, good, bad in (
+            (batch, one["w"], other),
+            (labels, Labelled([1.0, 2, 3], "abc"), turned),
+        ):
+            calls = [
+                lambda w, f=fields, t=trainer, s=state: t.step(s, f, w),
+                lambda w, f=fields, t=trainer, s=state: t.evaluate(s, f, w),
+                lambda w, f=fields, t=trainer, s=state: t.evaluate(s, [(f, w)]),
+                lambda w, f=fields, t=trainer: jsplit.fit(t, f, epochs=1, weight=w),
+                lambda w, f=fields: people.round(f, 0, batch=3).counting(w),
+            ]
+            for call in calls:
+                call(good)
+                with pytest.raises(ValueError, match="`(weight|counts)`.* other "):
+                    call(bad)
 
 
 def test_pandas_and_polars_are_read_alike():

@@ -88,7 +88,9 @@ class Shared:
             "classes": next(iter(d.tasks.values())),
             "clients": clients,
             "population": "by fields",
-            "network": NETWORK + ("" if self.s.dtype == "float32" else "; float64"),
+            "network": NETWORK
+            + ("" if self.s.dtype == "float32" else "; float64")
+            + ("" if self.s.kernels == "fast" else f"; kernels of {self.s.kernels}"),
             "optimizer": f"SGD {RATE}, momentum {MOMENTUM}",
             "epochs": self.s.epochs,
             "batch": self.s.batch,

@@ -215,8 +215,13 @@ def untimed(cost: Mapping) -> bool:
 
 
 def joined(document: Mapping, other: Mapping) -> dict:
-    """A document with those rows of another that it lacks, as measured elsewhere or apart."""
+    """A document with those rows of another that it lacks, as measured elsewhere or apart.
+
+    Seconds of another machine are left out: beside those of this one they would say nothing.
+    """
     found = dict(document)
+    if document["machine"] != other["machine"]:
+        other = {**other, "costs": [without_seconds(row) for row in other["costs"]]}
     for part in PARTS:
         mine = [row for row in document[part] if not failed(row)]
         there = {key_of(part, row) for row in mine}
@@ -224,6 +229,32 @@ def joined(document: Mapping, other: Mapping) -> dict:
         found[part] = [*mine, *new]
     check(found)
     return found
+
+
+def without_seconds(cost: Mapping) -> dict:
+    """A cost that was counted, as if no clock had been looked at."""
+    none = dict.fromkeys(("seconds", "seconds_low", "seconds_high"))
+    notes = [cost["notes"], "seconds of another machine left out"]
+    if not cost["blocks"]:
+        return dict(cost)
+    return {**cost, **none, "blocks": 0, "notes": "; ".join(filter(None, notes))}
+
+
+def check_machine(document: Mapping, machine: Mapping) -> None:
+    """Refuse to time on another machine what stands beside seconds of a first one.
+
+    Raises:
+        Invalid: naming what differs.
+    """
+    timed = any(row["blocks"] for row in document["costs"])
+    old = document["machine"]
+    if timed and (
+        off := sorted(k for k in {*old} | {*machine} if old.get(k) != machine.get(k))
+    ):
+        raise Invalid(
+            f"`machine`: the file has seconds of another one ({', '.join(off)}); use another "
+            "folder, and --join, or --blocks 0."
+        )
 
 
 def check_alike(rows: Sequence[Mapping]) -> None:

@@ -16,7 +16,7 @@ from jsplit.core.arrays import MASKED, NUMPY, Foreign, unmasked
 from jsplit.core.foreign import columns_of, is_table
 
 Id: TypeAlias = str | int | float | np.generic
-"""Of a record. A float must be a whole number."""
+"""Of a record. A float must be a whole number, and as exact as an integer."""
 
 # Under a type that a strict checker can follow, as in `arrays`.
 _LISTS: tuple[type[Foreign], ...] = (list, tuple)
@@ -88,11 +88,17 @@ def bytes_of(ids: Sequence[Id], name: str = "ids") -> list[bytes]:
         for the number 5.
 
     Raises:
-        ValueError: saying how many are none, or are there twice. An id may be a secret,
-            and the message may end up in a log, so it names none.
+        ValueError: saying how many are none, were rounded, or are there twice. An id may
+            be a secret, and the message may end up in a log, so it names none.
     """
     names = [_bytes_of(i) for i in ids]
     if odd := names.count(b""):
+        if rounded := sum(map(_is_rounded, ids)):
+            raise ValueError(
+                f"`{name}` of {len(names)} records: {rounded} are floats so large that "
+                "several integers are one of them, so records may have one another's id; "
+                "read them as integers or as text."
+            )
         raise ValueError(
             f"`{name}` of {len(names)} records: {odd} are neither strings nor integers."
         )
@@ -107,10 +113,18 @@ def _bytes_of(i: Foreign) -> bytes:
     """An id in bytes; nothing if it is none."""
     if isinstance(i, str):
         return f"str:{i}".encode()
-    is_float = isinstance(i, _FLOATS)
-    if hasattr(i, "__index__") or (is_float and float(i).is_integer()):
+    is_whole = isinstance(i, _FLOATS) and float(i).is_integer()
+    if hasattr(i, "__index__") or (is_whole and not _is_rounded(i)):
         return f"int:{int(i)}".encode()
     return b""
+
+
+def _is_rounded(i: Foreign) -> bool:
+    """Whether an id is a float that may have been another integer."""
+    if not isinstance(i, _FLOATS) or not np.isfinite(i):
+        return False
+    # From here on the next integer is no float of this kind.
+    return abs(i) >= 2 ** (np.finfo(np.asarray(i).dtype).nmant + 1)
 
 
 def _distinct(entries: Sequence[Foreign]) -> int:

@@ -121,23 +121,44 @@ def _is_native_exact(x: Foreign) -> bool:
     return x.dtype.isnative and x.dtype.kind in "iu" and is_exact(x)
 
 
-def _converted(fields: Mapping[str, PyTree], place: str) -> dict[str, PyTree]:
+def check_same_records(fields: Mapping[str, PyTree], place: str) -> None:
+    """Refuse fields whose rows say that they are of other records, or in another order.
+
+    Raises:
+        ValueError: naming two of them, and no label or id.
+    """
     check_rows(fields, place)
     check_records(fields, place)
+
+
+def _converted(fields: Mapping[str, PyTree], place: str) -> dict[str, PyTree]:
+    check_same_records(fields, place)
     found: dict[str, PyTree] = {}
     for name, value in fields.items():
         found[name] = jax.tree.map(partial(as_array, place.format(name)), value)
     return found
 
 
-def as_weight(weight: PyTree) -> PyTree:
-    """The weights of examples as an array, [batch]; `None` as it is."""
+def as_weight(weight: PyTree, fields: PyTree = None, name: str = "weight") -> PyTree:
+    """The weights of examples as an array, [batch]; `None` as it is.
+
+    Args:
+        weight: how much each counts.
+        fields: as they were given, whose examples they are; `None` if none are known.
+        name: of the argument.
+
+    Raises:
+        ValueError: if a weight is none, or they are of other records than the fields.
+    """
     # A list of numbers is meant as it stands here: there is but one array.
     if isinstance(weight, _LISTS):
         weight = np.asarray(weight)
-    found = as_arrays({"weight": weight}, "`{}`")["weight"]
+    elif isinstance(fields, _MAPPING) and not isinstance(weight, _ARRAYS):
+        # A column of a table knows whose its rows are, and an array does not.
+        check_same_records({**fields, name: weight}, "`{}`")
+    found = as_arrays({name: weight}, "`{}`")[name]
     if found is not None and not is_traced(found):
-        check_weight("`weight`", found)
+        check_weight(f"`{name}`", found)
     return found
 
 

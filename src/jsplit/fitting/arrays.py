@@ -17,13 +17,19 @@ from jsplit.core.keys import is_key
 from jsplit.core.trees import as_arrays, as_weight, batch_of
 from jsplit.fitting.pieces import Read
 from jsplit.fitting.records import Piece
+from jsplit.training.initial import seed_of as as_key
 
 
 def seed_of(key: jax.Array | int) -> list[int]:
-    """The integers of a key, from which generators of NumPy are seeded."""
+    """The integers of a key, from which generators of NumPy are seeded.
+
+    Raises:
+        ValueError: if it is neither a key nor an integer, as for `trainer.init`.
+    """
+    as_key(key)
     if is_key(key):
         return [int(x) for x in np.asarray(jax.random.key_data(key)).ravel()]
-    if isinstance(key, jax.Array) and key.ndim:
+    if np.ndim(key):
         return [int(x) for x in np.asarray(key).ravel()]
     # NumPy takes none below 0.
     return [int(key) % (1 << 64)]

@@ -19,7 +19,7 @@ from jsplit.core.trees import as_arrays, as_weight, batch_of
 from jsplit.fitting.arrays import as_batches, seed_of
 from jsplit.fitting.class_weights import ClassWeight, record_weights, together
 from jsplit.fitting.client_rounds import as_rounds
-from jsplit.fitting.pieces import Given, Source, digest, digest_of_all, stream
+from jsplit.fitting.pieces import Given, Source, digest_of_all, stream
 from jsplit.fitting.plan import Trains, check_kind, config_of
 from jsplit.fitting.schedules import LAST
 from jsplit.populations.population import Population
@@ -89,7 +89,7 @@ class Asked:
         by_class = None
         if self.class_weight is not None:
             by_class = record_weights(self.class_weight, fields, self.label)
-        own = None if self.weight is None else np.asarray(as_weight(self.weight))
+        own = None if self.weight is None else np.asarray(as_weight(self.weight, data))
         weight = together(own, by_class)
         if weight is not None and not np.any(weight):
             name = "weight" if self.class_weight is None else "class_weight"
@@ -105,7 +105,7 @@ class Asked:
             self._refuse_trainers_only()
             people = as_rounds(fields, self.population, weight, self.size)
             settings["population"] = _digest_of(people.people)
-            return _told_apart(Source(people.pieces, settings))
+            return _told_apart(Source(people.pieces, settings), people.fields)
         if self.population is not None:
             raise ValueError(
                 "`population` is for an algorithm of jsplit.rounds; `trainer` is one of "
@@ -115,9 +115,7 @@ class Asked:
         batches = as_batches(fields, weight, self.size, self.last, seed)
         _check_last(config_of(trains), batches.records, self.size, self.last)
         settings |= {"shuffle": self.shuffle, "last": self.last}
-        source = Source(batches.pieces, settings)
-        whole = digest_of_all(batches.fields, source.first())
-        return Source(batches.pieces, {**settings, "data": whole})
+        return _told_apart(Source(batches.pieces, settings), batches.fields)
 
     def _refuse_trainers_only(self) -> None:
         if self.last != "keep" or not self.shuffle:
@@ -144,9 +142,10 @@ class Asked:
                 )
 
 
-def _told_apart(source: Source) -> Source:
-    """The source, of which its first step says whether it is of the same data."""
-    return Source(source.pieces, {**source.settings, "data": digest(source.first())})
+def _told_apart(source: Source, fields: Fields) -> Source:
+    """The source, which says of what data it is."""
+    whole = digest_of_all(fields, source.first())
+    return Source(source.pieces, {**source.settings, "data": whole})
 
 
 def _digest_of(people: Population) -> str:

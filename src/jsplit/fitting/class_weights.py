@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -83,5 +84,8 @@ def together(
     if weight is None or by_class is None:
         return by_class if weight is None else np.asarray(weight)
     own = np.asarray(weight)
+    # Weights that are integers or truths are numbers like others: in their dtype a class's
+    # weight of 0.5 would be 0.
+    kept = own.dtype if jnp.issubdtype(own.dtype, jnp.inexact) else by_class.dtype
     # Weights of entries, [records, time], have the class's on each of them.
-    return own * by_class.reshape(-1, *[1] * (own.ndim - 1)).astype(own.dtype)
+    return own.astype(kept) * by_class.reshape(-1, *[1] * (own.ndim - 1)).astype(kept)

@@ -15,7 +15,7 @@ import jax
 from jax.typing import ArrayLike
 
 from jsplit.core.base import TrainState
-from jsplit.fitting.calling import callbacks_of, tell_end
+from jsplit.fitting.calling import callbacks_of, tell_end, tell_epoch
 from jsplit.fitting.history import VALIDATION, Running
 from jsplit.fitting.interrupts import interruptible
 from jsplit.fitting.pieces import digest
@@ -160,10 +160,7 @@ class _Loop:
         if best == number:
             self.now = self.now._replace(best=_held(state, plan.donates))
         told = Epoch(number, row, state, best == number, validation, self.now.history)
-        # Each of them, whatever the others say.
-        if any(
-            [call(told) is True for call in callbacks_of(plan.callbacks, "on_epoch")]
-        ):
+        if tell_epoch(plan.callbacks, told):
             self._end("callback")
         self._keep()
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from math import isnan
 from typing import NamedTuple
 
+import numpy as np
+
 from jsplit.core.checks import as_positive_int, one_of, shown
 from jsplit.fitting.history import VALIDATION, Row
 
@@ -108,6 +110,7 @@ def as_monitor(
         raise ValueError(f"`monitor` is `{column}`, and there is no `validation` data.")
     if patience is not None:
         patience = as_positive_int("patience", patience)
-    if not min_delta >= 0:
+    # Written so that NaN is refused as well.
+    if not isinstance(min_delta, int | float | np.number) or not min_delta >= 0:
         raise ValueError(f"`min_delta` must be at least 0, got {shown(min_delta)}.")
     return Monitor(column, 1 if mode == "min" else -1, patience, float(min_delta))

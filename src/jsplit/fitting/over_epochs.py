@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import jax
 
 from jsplit.core.base import PyTree, TrainState
-from jsplit.core.checks import as_positive_int, shown
+from jsplit.core.checks import as_positive_int, one_of, shown
 from jsplit.core.federation import Federation
 from jsplit.fitting.asked import Asked
 from jsplit.fitting.calling import as_callbacks
@@ -25,6 +26,7 @@ from jsplit.fitting.plan import (
     Hyperparams,
     Plan,
     Trains,
+    as_hyperparams,
     config_of,
     measuring,
     told_apart,
@@ -118,7 +120,8 @@ def fit(
 
     Raises:
         ValueError: naming the argument that does not fit, or that differs from those
-            with which the training in `folder` was begun.
+            with which the training in `folder` was begun; or if another training is in it.
+        OSError: if `folder` cannot be written; before a step is taken, where that shows.
         NotFinite: if a step leaves what is not finite, and the trainer refuses that.
 
     Example:
@@ -141,9 +144,9 @@ def fit(
     asked = Asked(batch, key, population, shuffle, last, weight, class_weight, label)
     source = asked.source(trainer, data)
     compared = as_monitor(monitor, mode, patience, min_delta, validation is not None)
-    check_column(
-        compared, config.topology, validation is not None, {*(hyperparams or {})}
-    )
+    set_by_epoch = as_hyperparams(hyperparams)
+    check_column(compared, config.topology, validation is not None, {*set_by_epoch})
+    one_of("resume", resume, (True, False))
     settings = {**asked.settings, **source.settings, **compared.settings}
     settings["validation"] = told_apart(validation, asked.size)
     plan = Plan(
@@ -153,13 +156,15 @@ def fit(
         measuring(trainer, validation, asked.size),
         as_positive_int("epochs", epochs),
         compared,
-        dict(hyperparams or {}),
+        set_by_epoch,
         as_callbacks(callbacks),
         _checkpoints(folder, every, settings),
         every,
         config.donate,
     )
-    return run(plan, _begun(plan, key, state, resume))
+    # Before a step is taken, and until the last is: a folder is of one training.
+    with nullcontext() if plan.checkpoints is None else plan.checkpoints.held():
+        return run(plan, _begun(plan, key, state, resume))
 
 
 def _checkpoints(

@@ -16,8 +16,10 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.core.checks import shown
 from jsplit.core.keys import is_key
+from jsplit.core.trees import nbytes
 from jsplit.fitting.records import Piece
 from jsplit.populations.round import Round
+from jsplit.populations.stored import Stored
 
 Read = Callable[[], Piece]
 """Gives what one step reads. Steps that are done already are passed over without a call."""
@@ -121,7 +123,10 @@ def digest_of_all(fields: Mapping[str, PyTree], first: Piece) -> str:
 def is_small(fields: Mapping[str, PyTree]) -> bool:
     """Whether a data set is small enough to be looked at as a whole."""
     leaves = jax.tree.leaves(dict(fields))
-    return sum(np.asarray(x).nbytes for x in leaves) <= _WHOLE
+    # What is read by rows may be no array, and is not read as a whole.
+    if any(isinstance(x, Stored) for x in leaves):
+        return False
+    return nbytes(fields) <= _WHOLE
 
 
 def digest(piece: Piece) -> str:

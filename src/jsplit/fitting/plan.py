@@ -82,6 +82,29 @@ class Plan(NamedTuple):
         return self.trains.init(key, cast(Fields, batch))
 
 
+def as_hyperparams(given: Hyperparams | None) -> Hyperparams:
+    """Hyperparameters by epoch, checked.
+
+    Raises:
+        ValueError: if they are no functions by name.
+    """
+    if given is None:
+        return {}
+    # What users give may be anything, whatever the types say.
+    named: object = given
+    wrong = [named]
+    if isinstance(named, Mapping):
+        wrong = [
+            x for x in cast("Mapping[str, object]", named).values() if not callable(x)
+        ]
+    if wrong:
+        raise ValueError(
+            f"`hyperparams` must be functions of the epoch by name, got {shown(wrong[0])}; "
+            "`lambda epoch: 0.1` is one that stays."
+        )
+    return dict(given)
+
+
 def config_of(trains: object) -> Config:
     """The configuration of what trains.
 

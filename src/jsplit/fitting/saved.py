@@ -7,21 +7,26 @@ file, replaced in one go: whoever kills the process finds the old training or th
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
 
 from jsplit.core.base import TrainState
 from jsplit.core.checkpoint import restore, save
-from jsplit.core.files import private_folder, write_whole
+from jsplit.core.files import plain_file, private_folder, write_whole
+from jsplit.core.locks import lock
 from jsplit.fitting.history import History, Running
 from jsplit.fitting.records import Fitted, State
 
+_log = logging.getLogger("jsplit")
+
 _FORMAT = "jsplit fit 1"
 _FILE = "fit.json"
+_HELD = "in_use"  # locked for as long as a training goes on
 _STATES = "state-"  # then the number of steps
 _LINKS = ("last", "best")  # for people: links to the folders of these states
 
@@ -49,6 +54,19 @@ class Checkpoints:
         # As JSON gives them back: tuples are lists.
         self.settings: dict[str, object] = json.loads(json.dumps(dict(settings)))
         self._best: tuple[int | None, str] = (None, "")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for one training: another would delete what this one keeps.
+
+        Raises:
+            ValueError: if another holds it.
+            OSError: if nothing can be written there.
+        """
+        private_folder(self.folder)
+        with plain_file(self.folder / _HELD) as file:
+            lock(file, f"`folder` {self.folder}", "another training", _log)
+            yield
 
     def forget(self) -> None:
         """Let what is there be no training that could go on."""
@@ -119,13 +137,18 @@ class Checkpoints:
         if not file.is_file():
             return None
         said = _said(file)
-        self._check(said["settings"])
-        history = from_json(said["history"])
-        last = _restored(self.folder / said["last"], like)
+        try:
+            history = from_json(said["history"])
+            folders = self.folder / said["last"], self.folder / said["best"]
+            settings = {**said["settings"]}
+        except (KeyError, TypeError, AttributeError):
+            raise _not_ours(file) from None
+        self._check(settings)
+        last = _restored(folders[0], like)
         # One state in memory where the last is the best.
         best = last
         if said["best"] != said["last"]:
-            best = _restored(self.folder / said["best"], like)
+            best = _restored(folders[1], like)
         self._best = (history.best, said["best"])
         # Whoever was killed after the small file was written has not come to the links.
         self._tidy({"last": said["last"], "best": said["best"]})
@@ -155,7 +178,11 @@ def _said(file: Path) -> _Commit:
     # What is no JSON, or no dictionary.
     except (ValueError, AttributeError):
         pass
-    raise ValueError(f"{file} is not what `jsplit.fit` has written.")
+    raise _not_ours(file)
+
+
+def _not_ours(file: Path) -> ValueError:
+    return ValueError(f"{file} is not what `jsplit.fit` has written.")
 
 
 def _restored(folder: Path, like: State) -> State:

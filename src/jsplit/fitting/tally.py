@@ -24,6 +24,8 @@ from jsplit.topology.graph import Topology
 
 _FETCHED = 256  # steps at a time: so many small arrays are held
 _TOTAL = "loss"  # the column of the objective
+_RATE = "learning_rate"  # the one hyperparameter that is shown without being asked for
+_OWN = ("epoch", "seconds", "skipped")  # columns that no loss may be called as
 _COUNT = ""  # in the place of a column: the sum of what examples count
 
 
@@ -63,12 +65,13 @@ def check_column(
         more: further columns, of hyperparameters.
 
     Raises:
-        ValueError: naming those that there will be.
+        ValueError: naming those that there will be, or two of one name.
     """
     known = possible_columns(topology)
+    metrics = {x.name for x in topology.metrics}
+    check_apart(known, metrics, validated, more)
     if validated:
-        measured = known | {x.name for x in topology.metrics}
-        known |= {VALIDATION + name for name in measured}
+        known |= {VALIDATION + name for name in known | metrics}
     known |= more
     # A learning rate has one, if the optimizer keeps it: that shows in a state only.
     if monitor.column.startswith(_RATE):
@@ -77,6 +80,31 @@ def check_column(
         raise ValueError(
             f"`monitor` must be one of {', '.join(sorted(known))}, got "
             f"{shown(monitor.column)}."
+        )
+
+
+def check_apart(
+    losses: set[str], metrics: set[str], validated: bool, hyperparams: set[str]
+) -> None:
+    """Refuse two columns of one name, of which a history would have the last one alone.
+
+    Args:
+        losses: the columns of the losses.
+        metrics: names of what is measured on validation data beside them.
+        validated: whether there is validation data.
+        hyperparams: by name, those that have a column.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    measured = [*losses, *metrics] if validated else []
+    # A table has these of itself; and a rate that an optimizer keeps.
+    found = [*losses, *hyperparams, *_OWN, *({_RATE} - hyperparams)]
+    found += [VALIDATION + name for name in measured]
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise ValueError(
+            f"the history would have two columns `{twice[0]}`, as the topology names its "
+            "losses and metrics: give one of them another name."
         )
 
 
@@ -144,9 +172,6 @@ class Tally:
         if self.skipped:
             row["skipped"] = self.skipped
         return row
-
-
-_RATE = "learning_rate"  # the one hyperparameter that is shown without being asked for
 
 
 def hyperparams_of(

@@ -19,7 +19,7 @@ from jsplit.fitting.calling import as_callbacks, tell_end
 from jsplit.fitting.class_weights import ClassWeight
 from jsplit.fitting.monitor import Monitor
 from jsplit.fitting.pieces import digest, is_small
-from jsplit.fitting.plan import Hyperparams
+from jsplit.fitting.plan import Hyperparams, as_hyperparams
 from jsplit.fitting.records import Piece
 from jsplit.guarding import Guard
 from jsplit.party.connection.interrupts import Missing, never
@@ -176,9 +176,9 @@ def fit(
     # In the name of the party that plays the role.
     said = replace(agreed.epochs, decides=agreed.epochs.decider(agreed.turns))
     compared = monitor_of(said, party, monitor, mode, patience, min_delta)
+    given = as_hyperparams(hyperparams)
     with prepare(agreed, party, task, part) as prepared:
         losses = OwnLosses(prepared.local.topology, prepared.local.party)
-        given = dict(hyperparams or {})
         if compared is not None:
             check_columns(agreed.epochs, compared, losses, given)
         kept, told = _kept(prepared, agreed.epochs, compared), as_callbacks(callbacks)

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from jsplit.core.checks import shown
+from jsplit.core.trees import check_same_records
 from jsplit.fitting.class_weights import ClassWeight, record_weights, together
 from jsplit.fitting.history import VALIDATION
 from jsplit.fitting.monitor import Monitor, as_monitor
 from jsplit.fitting.plan import Hyperparams
+from jsplit.fitting.tally import check_apart
 from jsplit.party.contract.agreement import Agreement
 from jsplit.party.contract.epochs import Epochs
 from jsplit.party.epoch_losses import OwnLosses
@@ -43,6 +45,8 @@ def weighted_of(
         raise ValueError(
             f"`class_weight` is for `data` of fields by name, got {shown(data)}."
         )
+    # Before the product, which no longer says whose its rows are.
+    check_same_records(data, "field `{}` of `data`")
     own = data.get(agreed.weight)
     by_class = record_weights(class_weight, data, label)
     weight = together(None if own is None else np.asarray(own), by_class)
@@ -76,9 +80,10 @@ def check_columns(
 ) -> None:
     """Refuse columns that there will not be, before an epoch is trained."""
     found = losses.possible()
+    own = {x.name for x in losses.topology.metrics if x.party == losses.party}
+    check_apart(found, own, bool(epochs.validation), {*hyperparams})
     if epochs.validation:
-        metrics = {x.name for x in losses.topology.metrics if x.party == losses.party}
-        found |= {VALIDATION + n for n in found | metrics}
+        found |= {VALIDATION + n for n in found | own}
     known = found | {*hyperparams}
     asked = {"monitor": monitor.column, "tells` of `epochs": epochs.tells}
     for name, column in asked.items():

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jsplit.core.base import Info, PartyState, TrainState
-from jsplit.fitting.calling import callbacks_of
+from jsplit.fitting.calling import callbacks_of, tell_epoch
 from jsplit.fitting.history import VALIDATION, History, Row, Running
 from jsplit.fitting.monitor import Monitor
 from jsplit.fitting.records import Epoch
@@ -240,7 +240,7 @@ class EpochsOfRun:
         number = len(self.now.history) - 1
         own = TrainState({self.me.local.party: state})
         told = Epoch(number, row, own, is_best, info, self.now.history)
-        return any([x is True for x in self.tell("on_epoch", told)])
+        return tell_epoch(self.callbacks, told)
 
     def _ended(self, step: int, why: str) -> None:
         if why:

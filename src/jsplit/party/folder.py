@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from jsplit.core import locks
 from jsplit.core.files import file_of
 from jsplit.wire.json_types import Json
 from jsplit.wire.said import named
@@ -29,31 +30,17 @@ _log = logging.getLogger("jsplit.party")
 
 
 def lock(file: IO[bytes], folder: Path) -> None:
-    """Hold a file for this process alone, where the system can do that.
+    """Hold a folder for this process alone, where the system can do that.
 
     Args:
-        file: open; the system lets go of it when it is closed, or the process dies.
+        file: in it, open; the system lets go of it when it is closed, or the process
+            dies.
         folder: that it stands for.
 
     Raises:
         ValueError: if another process holds it.
     """
-    try:
-        # Not on Windows, hence here; and not on every network file system, hence
-        # `OSError` below. There a run is better than none.
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(
-            f"`checkpoint` {folder} is in use by another process of this party."
-        ) from None
-    except (ImportError, OSError) as error:
-        _log.warning(
-            "`checkpoint` %s cannot be locked, see to it that one process uses it: %s",
-            folder,
-            error,
-        )
+    locks.lock(file, f"`checkpoint` {folder}", "another process of this party", _log)
 
 
 def number_process(file: IO[bytes]) -> int:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jsplit.core.base import PyTree
-from jsplit.core.trees import check_weight
+from jsplit.core.trees import as_weight
 
 
 class Round(NamedTuple):
@@ -80,7 +80,8 @@ class Round(NamedTuple):
 
         Raises:
             ValueError: if a weight is negative or not finite, there is not one for
-                each record, or the round has weights of other entries.
+                each record, they say that they are of other records than `fields`, or
+                the round has weights of other entries.
 
         Example:
             >>> import numpy as np
@@ -90,14 +91,13 @@ class Round(NamedTuple):
             >>> drawn.counting(np.array([1, 0, 1, 1])).share.tolist()
             [1.0, 2.0]
         """
-        counts = np.asarray(counts, np.float32)
+        counts = np.asarray(as_weight(counts, self.fields, "counts"), np.float32)
         records = len(jax.tree.leaves(dict(self.fields))[0])
         if counts.shape[:1] != (records,):
             raise ValueError(
                 f"`counts` must have one number for each of {records} records, got "
                 f"shape {list(counts.shape)}."
             )
-        check_weight("`counts`", counts)
         factor, before = counts[self.reads], self.weight
         both = [x.shape[3:] for x in (before, factor) if x.ndim > 3]
         if len({*both}) > 1:

@@ -69,6 +69,7 @@ def _numbers(recipe: Numbers, table: Table) -> FittedNumbers:
             f'place for flags: give `columns` as a list, or `flags="none"`.'
         )
     shift, scale = _scaling(recipe, filled)
+    _tell_unscaled(recipe, columns, filled, scale)
     fitted = FittedNumbers(
         columns,
         single,
@@ -107,6 +108,27 @@ def _scaling(recipe: Numbers, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return found.center_, found.scale_
     found = scalers.MinMaxScaler().fit(x)
     return found.data_min_, 1 / found.scale_
+
+
+# What scikit-learn takes for constant, by rounding, is shifted and not scaled.
+_FLAT = 1e-3  # of a range that is scaled: that of the smallest is about 1
+
+
+def _tell_unscaled(
+    recipe: Numbers, columns: Sequence[str], x: np.ndarray, scale: np.ndarray
+) -> None:
+    """Warn of columns that differ, and by so little that they were not scaled."""
+    if recipe.scale is None:
+        return
+    for column, values, one in zip(columns, x.T, scale, strict=True):
+        with np.errstate(over="ignore"):
+            spread = np.ptp(values)
+        if 0 < spread < _FLAT * one:
+            _log.warning(
+                "the column `%s` differs by so little in the training part that it is "
+                "not scaled: give it in another unit.",
+                column,
+            )
 
 
 def _categories(recipe: Categories, table: Table) -> FittedCategories:

@@ -11,13 +11,16 @@ from decimal import Decimal
 
 import numpy as np
 
-from jsplit.core.arrays import NUMPY, Foreign, checked_numbers
+from jsplit.core.arrays import NUMPY, Foreign
 from jsplit.core.checks import shown
-from jsplit.core.foreign import is_table
+from jsplit.core.foreign import as_array, is_table
+from jsplit.core.identified import Identified, Whose
 from jsplit.core.ids import as_entries
+from jsplit.core.trees import check_same_records
 
 _MASKED: type[Foreign] = np.ma.MaskedArray
 _EXACT = 2**53  # beyond it a float of 64 bits does not hold every integer
+_COLUMN = "the column `{}` of `frame`"
 _OF_ABSENCE = ("NAType", "NaTType")  # pandas' own, which is not equal to itself
 
 
@@ -34,22 +37,50 @@ def columns_of_frame(frame: Foreign) -> dict[str, Foreign]:
     Raises:
         ValueError: if it is none of these, or two columns have one name.
     """
-    if isinstance(frame, Mapping):
-        return {str(name): column for name, column in frame.items()}
-    if is_table(frame):
-        names = [str(name) for name in frame.columns]
-        if twice := len(names) - len({*names}):
+    if isinstance(frame, Mapping) or is_table(frame):
+        keys = [*(frame if isinstance(frame, Mapping) else frame.columns)]
+        # The number 1 and the text "1" are two keys, and one name.
+        if twice := len(keys) - len({str(key) for key in keys}):
             raise ValueError(
                 f"`frame` must have one name for each column, got {twice} of "
-                f"{len(names)} more than once."
+                f"{len(keys)} more than once."
             )
-        return {str(name): frame[name] for name in frame.columns}
+        return {str(key): frame[key] for key in keys}
     if isinstance(frame, NUMPY) and frame.dtype.names:
         return {name: frame[name] for name in frame.dtype.names}
     raise ValueError(
         "`frame` must be a table of pandas or polars, a structured array or a dictionary "
         f"of columns, got {type(frame).__name__}."
     )
+
+
+def check_rows_of(columns: Mapping[str, Foreign], given: Foreign) -> None:
+    """Refuse columns and ids whose rows have other labels, as of two tables of pandas.
+
+    Args:
+        columns: by name, as they are.
+        given: the ids, as they were given.
+
+    Raises:
+        ValueError: naming two of them, and no label.
+    """
+    check_same_records(columns, _COLUMN)
+    beside = {n: x for n, x in columns.items() if n != "id"}
+    check_same_records({"id": given, **beside}, _COLUMN)
+
+
+def check_whose(columns: Mapping[str, Foreign], whose: Whose) -> None:
+    """Refuse columns of another table of ours that are of other records.
+
+    Raises:
+        ValueError: naming the column.
+    """
+    for name, column in columns.items():
+        if isinstance(column, Identified) and not column.whose.same(whose):
+            raise ValueError(
+                f"{_COLUMN.format(name)} is of other records than `id` says, or of the "
+                "same in another order; `jsplit.align` brings tables into one order."
+            )
 
 
 def read_column(name: str, column: Foreign, count: int) -> np.ndarray:
@@ -67,9 +98,11 @@ def read_column(name: str, column: Foreign, count: int) -> np.ndarray:
     Raises:
         ValueError: naming the column, with counts.
     """
-    place = f"the column `{name}` of `frame`"
-    if isinstance(column, NUMPY) and column.ndim > 1:
-        found = checked_numbers(place, column)
+    place = _COLUMN.format(name)
+    # Of whatever package an array is; a column of a table that has two axes is one of
+    # a name that there is twice.
+    if len(getattr(column, "shape", ())) > 1 and not is_table(column):
+        found = np.asarray(as_array(place, column))
     else:
         found = _of_entries(place, _entries(name, column))
     if len(found) != count:

@@ -5,11 +5,13 @@ A recipe says what is to be done; what is learned from the training part is in `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
-from jsplit.core.checks import as_positive_int, names_of, one_of
+import numpy as np
+
+from jsplit.core.checks import as_positive_int, names_of, one_of, shown
 
 Scale: TypeAlias = Literal["standard", "minmax", "robust"]
 Fill: TypeAlias = Literal["mean", "median", "zero"]
@@ -101,10 +103,11 @@ class Labels:
 
     Args:
         column: its name.
-        classes: in their order; by default those of the training part, sorted.
+        classes: text or integers, in their order; by default those of the training part,
+            sorted.
 
     Raises:
-        ValueError: if a class is there twice.
+        ValueError: if a class is there twice, is none, or they have no order.
 
     Example:
         >>> import jsplit
@@ -122,7 +125,7 @@ class Labels:
             )
         if self.classes is None:
             return
-        classes = tuple(self.classes)
+        classes = _classes(self.classes)
         if twice := len(classes) - len({*classes}):
             raise ValueError(f"`classes` must be there once, got {twice} twice.")
         object.__setattr__(self, "classes", classes)
@@ -131,11 +134,43 @@ class Labels:
 Recipe: TypeAlias = Numbers | Categories | Labels
 
 
+def _classes(given: object) -> tuple[str | int, ...]:
+    """Classes as a file of JSON has them: text, or Python's integers.
+
+    Raises:
+        ValueError: if one is neither, some are text and some are not, or they have no
+            order.
+    """
+    # A set has another order in each process, and so would the numbers of its classes.
+    if isinstance(given, str | Mapping | Set) or not isinstance(given, Iterable):
+        raise ValueError(
+            f"`classes` must be a list in their order, got {shown(given)}."
+        )
+    entries = [*cast("Iterable[object]", given)]
+    text = [str(x) for x in entries if isinstance(x, str)]
+    # A float is what a table makes of integers where one is missing.
+    whole = [int(cast(int, x)) for x in entries if _is_whole(x)]
+    if not entries or len(entries) not in (len(text), len(whole)):
+        raise ValueError(
+            f"`classes` must be all text or all integers, got {len(text)} and "
+            f"{len(whole)} of {len(entries)}."
+        )
+    return (*text, *whole)
+
+
+def _is_whole(x: object) -> bool:
+    # To NumPy a truth is no integer, and to a table it is one.
+    if hasattr(x, "__index__") or isinstance(x, np.bool_):
+        return True
+    return isinstance(x, float | np.floating) and float(x).is_integer()
+
+
 def _names(columns: Sequence[str] | str) -> tuple[str, ...] | str:
     # One name and a list of one are told apart: the field has an axis more.
     if isinstance(columns, str):
         return columns
-    found = tuple(names_of("columns", columns))
+    # Of NumPy's own strings plain ones, as a file gives them back.
+    found = tuple(map(str, names_of("columns", columns)))
     if not found:
         raise ValueError("`columns` must name at least one column, got none.")
     return found

@@ -16,7 +16,13 @@ from jsplit.core.arrays import Foreign
 from jsplit.core.checks import shown
 from jsplit.core.identified import Identified, Whose
 from jsplit.core.ids import Id, as_entries, bytes_of, listed
-from jsplit.tabular.reading import columns_of_frame, is_missing, read_column
+from jsplit.tabular.reading import (
+    check_rows_of,
+    check_whose,
+    columns_of_frame,
+    is_missing,
+    read_column,
+)
 
 # What `str` makes of a missing value: an id that many tables have by accident.
 _WRITTEN = frozenset(("", "nan", "NaN", "None", "NaT", "<NA>"))
@@ -107,7 +113,8 @@ class Table:
             A table of as many columns.
 
         Raises:
-            ValueError: if a row is taken twice, or the mask is not of all rows.
+            ValueError: if they are no places of rows, a row is taken twice, or the mask
+                is not of all rows.
 
         Example:
             >>> import jsplit
@@ -115,19 +122,33 @@ class Table:
             >>> table.take(table.column("age") > 40).ids
             [2, 3]
         """
-        at = np.asarray(rows) if not isinstance(rows, slice) else rows
-        if isinstance(at, np.ndarray) and not at.size:
-            at = at.astype(np.int64)
-        if isinstance(at, np.ndarray) and at.dtype == bool and len(at) != len(self):
-            raise ValueError(
-                f"`rows` must have one entry for each of {len(self)} records, got "
-                f"{len(at)}."
-            )
+        at = rows if isinstance(rows, slice) else self._places(rows)
         places = np.arange(len(self))[at]
         if twice := len(places) - len(np.unique(places)):
             raise ValueError(f"`rows` must take a record once, got {twice} twice.")
         columns = {name: x[places] for name, x in self.columns.items()}
         return Table(MappingProxyType(columns), self.whose.take(places))
+
+    def _places(self, rows: Foreign) -> np.ndarray:
+        """Rows that are to be taken as integers [n], or a mask [record]."""
+        at, count = np.asarray(rows), len(self)
+        if not at.size:
+            at = at.astype(np.int64)
+        if at.ndim != 1 or at.dtype.kind not in "biu":
+            raise ValueError(
+                "`rows` must be integers or truths in one list, got "
+                f"{at.dtype}{list(at.shape)}."
+            )
+        if at.dtype == bool and len(at) != count:
+            raise ValueError(
+                f"`rows` must have one entry for each of {count} records, got {len(at)}."
+            )
+        outside = ((at < -count) | (at >= count)).sum() if at.dtype != bool else 0
+        if outside:
+            raise ValueError(
+                f"`rows` must be places of {count} records, got {outside} beyond them."
+            )
+        return at
 
     def split(self, share: float, seed: int = 0) -> tuple[Table, Table]:
         """Divide records by their ids: those to train on, and those to hold out.
@@ -194,7 +215,8 @@ def records(
     Raises:
         ValueError: if an id is missing, is there twice, has spaces around it, or some are
             text and some are integers; if a column is neither numbers nor text; if there
-            are no records. It gives counts, and no id or value.
+            are no records; if columns or ids have rows with other labels (`index`) than
+            others. It gives counts, and no id or value.
 
     Example:
         >>> import jsplit
@@ -219,14 +241,17 @@ def records(
             raise ValueError(
                 f"`id` must be one of the columns {', '.join(found) or '(none)'}, got {id!r}."
             )
-    ids = _checked_ids(as_entries("id", given))
+    check_rows_of(found, given)
+    whose = Whose(_checked_ids(as_entries("id", given)))
     wanted = [*found] if columns is None else [*columns]
     if strange := [name for name in wanted if name not in found]:
         raise ValueError(
             f"`columns` must be among {', '.join(found) or '(none)'}, got {shown(strange)}."
         )
-    read = {name: read_column(name, found[name], len(ids)) for name in wanted}
-    return Table(MappingProxyType(read), Whose(ids))
+    taken = {name: found[name] for name in wanted}
+    check_whose(taken, whose)
+    read = {name: read_column(name, x, len(whose.ids)) for name, x in taken.items()}
+    return Table(MappingProxyType(read), whose)
 
 
 def _checked_ids(given: list[Foreign]) -> list[Id]:

@@ -138,7 +138,7 @@ def evaluator(
     def one(
         state: TrainState, batch: Fields, weight: Weight | None, noise: PyTree
     ) -> tuple[Info, Sequence[Rows]]:
-        batch, weight = as_arrays(batch), as_checked(weight)
+        batch, weight = as_arrays(batch), as_checked(weight, batch)
         info, values = measure(state, batch, weight, noise)
         if not topology.metrics:
             return info, []
@@ -198,6 +198,7 @@ def _of_set(
         pair = isinstance(item, tuple) and len(item) == 2
         given = item if pair else (item, None)
         fields, weight = cast(tuple[Fields, ArrayLike | None], given)
+        weight = as_checked(weight, fields)
         # Two batches of one call draw apart, as two calls do.
         words = numbered(noise, len(infos))
         info, of_batch = one(state, fields, weight, words)

@@ -47,10 +47,15 @@ def array_of(weight: Weight) -> ArrayLike:
     return weight.weight if isinstance(weight, Filled) else weight
 
 
-def as_checked(weight: Weight | None) -> ArrayLike | None:
-    """Weights as an array, looked at; those of a round have been."""
+def as_checked(weight: Weight | None, batch: PyTree = None) -> ArrayLike | None:
+    """Weights as an array, looked at; those of a round have been.
+
+    Args:
+        weight: of a batch.
+        batch: its fields as they were given, which may say whose their rows are.
+    """
     is_of_round = isinstance(weight, Filled)
-    return cast(ArrayLike, weight) if is_of_round else as_weight(weight)
+    return cast(ArrayLike, weight) if is_of_round else as_weight(weight, batch)
 
 
 class Weights(NamedTuple):

@@ -154,8 +154,8 @@ def messages_trainer(config: Config) -> Trainer:
     def step(
         state: TrainState, batch: Fields, weight: ArrayLike | None = None
     ) -> tuple[TrainState, Info]:
+        weight = None if weight is None else as_checked(weight, batch)
         batch = as_arrays(batch)
-        weight = None if weight is None else as_checked(weight)
         size = check_batch(topology, batch, needed, microbatches, weight)
         if config.mesh:
             check_even(config, size)

@@ -18,7 +18,7 @@ import numpy as np
 from jsplit.core.base import PyTree
 from jsplit.core.identified import own_ids
 from jsplit.core.ids import Id, bytes_of, listed
-from jsplit.core.trees import as_arrays, batch_of, check_weight
+from jsplit.core.trees import as_arrays, batch_of, check_same_records, check_weight
 
 Batches: TypeAlias = Callable[[int], Mapping[str, PyTree]]
 """`batch(step)`: a party's fields for a step, by name."""
@@ -72,6 +72,9 @@ class Records:
         self.order: np.ndarray | None = None
         self.digest: str | None = None
         self.count: int | None = None
+        if ids is not None and not callable(fields):
+            beside = {n: x for n, x in fields.items() if n != "ids"}
+            check_same_records({"ids": ids, **beside}, _FIELD)
         # A generator can be gone through once.
         ids = None if ids is None else listed("ids", ids)
         # Fields that say whose they are have an order, and it is not forgotten.
