@@ -132,6 +132,7 @@ def test_weights_of_classes_do_not_depend_on_the_dtype_of_weights(kind):
     own = (labels >= 0).astype(kind)
     np.testing.assert_array_equal(together(own, by_class), np.where(labels, 2.0, 0.5))
     entries = together(np.ones((RECORDS, 2), kind), by_class)
+    assert by_class is not None and entries is not None
     np.testing.assert_array_equal(entries[:, 1], by_class)
 
 
