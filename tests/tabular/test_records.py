@@ -299,7 +299,7 @@ def test_class_weights_of_a_party_are_no_product_with_those_of_other_records():
     agreed = SimpleNamespace(weight="w", rotation=None)
     good, bad = ({"label": one["label"], "w": w} for w in (one["w"], one["w"][::-1]))
     made = weighted_of(agreed, good, {0: 0.5, 1: 2.0}, "label")
-    assert made["w"].tolist() == [0.5, 4.0]
+    assert made is not None and made["w"].tolist() == [0.5, 4.0]
     with pytest.raises(ValueError, match="are of other records"):
         weighted_of(agreed, bad, {0: 0.5, 1: 2.0}, "label")
 
