@@ -120,10 +120,8 @@ class Asking:
             Lost: if a party is not there.
             Refused: if one refuses it, or has another model than before.
         """
-        course = under.course
-        part = course.part
-        said = {"agreed": said_of(self.agreed)}
-        said |= {"batch": course.batch, "length": course.length}
+        part, batch, length = under.course.part, under.course.batch, under.course.length
+        said = {"agreed": said_of(self.agreed), "batch": batch, "length": length}
         for party in self.servers:
             line = self._line_to(party)
             self._put(line, self.words.text("hello", party, number, said))
@@ -133,9 +131,8 @@ class Asking:
             if frame.head.kind == "hello":
                 answers[self.agreed.parties[frame.head.sender]] = about(frame)
         self._compare(answers)
-        if course.length and not (
-            part.cached or any(a.get("cached") for a in answers.values())
-        ):
+        cached = part.cached or any(a.get("cached") for a in answers.values())
+        if length and not cached:
             raise Refused(
                 "no segment of any party has a cache, so a session would forget what "
                 "came before: give one by `jsplit.split(..., decoding=)` or "
