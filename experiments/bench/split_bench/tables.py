@@ -90,6 +90,8 @@ def cells(runs: Sequence[Mapping], cost: Mapping, leak: Mapping) -> list[str]:
         said = "failed" if any(map(failed, without)) else "diverged"
         accuracy = f"{said} in {len(without)} of {len(runs)}"
     rate = next((r["rate"] for r in runs if r["rate"] is not None), None)
+    if f"SGD {rate}" in runs[0]["optimizer"]:
+        rate = None  # the title has it
     far = [r["from_whole"] for r in runs if r["from_whole"] is not None]
     return [
         title_of(runs[0]),
