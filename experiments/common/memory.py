@@ -5,7 +5,6 @@ Pages of a mapped file are the system's own copy of it: it takes them back when 
 
 from __future__ import annotations
 
-import resource
 import threading
 from pathlib import Path
 
@@ -16,10 +15,13 @@ STATUS = Path("/proc/self/status")
 class Peak:
     """`with Peak() as peak:` looks at memory while the block runs; then `peak.bytes` is the most.
 
-    A system that does not tell files apart (any but Linux) counts them, and what was held before.
+    Raises:
+        RuntimeError: where the system does not tell files apart: any but Linux.
     """
 
     def __init__(self) -> None:
+        if not STATUS.exists():
+            raise RuntimeError("Memory is measured on Linux alone: give --no-memory.")
         self.bytes, self._over = 0, threading.Event()
         self._looks = threading.Thread(target=self._look, daemon=True)
 
@@ -40,7 +42,5 @@ class Peak:
 
 
 def held() -> int:
-    """What this process holds now, in bytes; the most so far where no more is known."""
-    if STATUS.exists():
-        return 1024 * int(STATUS.read_text().split("RssAnon:")[1].split()[0])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """What this process holds now, in bytes, without mapped files."""
+    return 1024 * int(STATUS.read_text().split("RssAnon:")[1].split()[0])

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from experiments.bench import scale
-from experiments.common.memory import STATUS, Peak, held
+from experiments.common import memory
+from experiments.common.memory import Peak, held
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +63,6 @@ def test_a_round_among_more_clients_is_measured_and_reads_the_same_from_files(tm
     np.testing.assert_array_equal(written[-1], base[(len(written) - 1) % len(base)])
 
 
-@pytest.mark.skipif(not STATUS.exists(), reason="only Linux tells files apart")
 def test_a_peak_is_of_what_a_process_holds_and_not_of_files_it_reads(tmp_path):
     size = 64_000_000
     with open(tmp_path / "file", "wb") as file:
@@ -75,3 +75,9 @@ def test_a_peak_is_of_what_a_process_holds_and_not_of_files_it_reads(tmp_path):
         assert np.ones(size, np.uint8).all()
     assert reading.bytes - before < size / 4
     assert size / 2 < holding.bytes - before < 2 * size
+
+
+def test_where_files_cannot_be_told_apart_memory_is_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "none")
+    with pytest.raises(RuntimeError, match="--no-memory"):
+        Peak()
