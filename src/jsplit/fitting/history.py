@@ -147,7 +147,6 @@ class History:
         grid: Drawing = drawn.subplots(lines, columns, squeeze=False).ravel()
         for axes, name in zip(grid, panels, strict=False):
             self._draw(axes, name)
-        # Places of the last line that are left over.
         for axes in grid[count:]:
             axes.remove()
         return drawn

@@ -90,7 +90,6 @@ def as_hyperparams(given: Hyperparams | None) -> Hyperparams:
     """
     if given is None:
         return {}
-    # What users give may be anything, whatever the types say.
     named: object = given
     wrong = [named]
     if isinstance(named, Mapping):

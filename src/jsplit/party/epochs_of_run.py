@@ -265,7 +265,6 @@ class EpochsOfRun:
         if self.now.history.steps != step:
             self.now, self.best = self.kept.read(step, self._wanted), None
         why = "interrupted" if interrupted else "epochs"
-        # Callbacks are told of it too, at the end.
         self._say(stopped=self.now.history.stopped or why)
         if not interrupted:
             self.kept.tidy(self.now)

@@ -55,6 +55,5 @@ def _shortened(name: str) -> str:
     if len(name.encode()) <= LONGEST:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    # A character of several bytes that is cut through is left out.
     start = name.encode()[: LONGEST - len(digest) - 1].decode(errors="ignore")
     return f"{start} {digest}"
